@@ -1,0 +1,1 @@
+"""From image-caption files to training batches: records, order, decoding, text, pipeline."""

@@ -1,0 +1,16 @@
+"""TensorFlow as the input pipeline uses it: on the host's processors only, and quiet.
+
+Every module that needs TensorFlow says `from oner_jax.data.host_tensorflow import tf`, so that the
+accelerator's memory is never taken from JAX, whichever of them is imported first.
+"""
+
+import os
+
+# Read by TensorFlow's C++ side at import: hide informational messages and warnings.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tensorflow as tf
+
+tf.config.set_visible_devices([], "GPU")
+
+__all__ = ["tf"]

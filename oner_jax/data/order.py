@@ -1,0 +1,108 @@
+"""The order of examples as arithmetic: which example stands at which position of training.
+
+Position p counts examples from the start of training: row r of the global batch of step s is
+p = s * batch_size + r. Epoch p // n visits each of the n examples once, in an order of its own.
+Everything here is a pure function of (seed, p), so resuming needs one integer, and any number of
+hosts can compute its share of a batch. NumPy only; no table of n entries is ever built.
+
+An epoch's order is a Feistel network over the smallest power of two >= n, with cycle walking:
+positions that land at or beyond n are mapped again until they land below (fewer than two rounds on
+average). Source: Black & Rogaway, "Ciphers with arbitrary finite domains", 2002; the round function
+is SplitMix64's finaliser, which mixes well and promises no secrecy.
+"""
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt64
+
+ROUNDS = 8
+
+# Separate the uses of one seed, so that an epoch's order and its crops are unrelated.
+_ORDER_STREAM = 1
+_DERANGEMENT_STREAM = 2
+_UNIFORM_STREAM = 3
+
+
+def _mix(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    """SplitMix64's finaliser: a bijection of 64-bit words in which every bit affects every bit."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _keys(seed: int, stream: int, words: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    """One 64-bit key per word, depending on the seed and on what it is used for."""
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    start = np.array([(seed ^ (stream << 56)) & (2**64 - 1)], np.uint64)
+    return _mix(_mix(start + golden) ^ _mix(words + golden))
+
+
+def _permute(
+    values: UInt64[np.ndarray, " n"],
+    keys: UInt64[np.ndarray, " n"],
+    domain: int,
+    inverse: bool = False,
+) -> UInt64[np.ndarray, " n"]:
+    """The keyed bijection of [0, domain), or its inverse, element by element."""
+    bits = max((domain - 1).bit_length(), 2)
+    low_bits = np.uint64(bits // 2)
+    low_mask = (np.uint64(1) << low_bits) - np.uint64(1)
+    high_mask = (np.uint64(1) << np.uint64(bits - bits // 2)) - np.uint64(1)
+    result = values.copy()
+    todo = np.arange(len(values))
+    while len(todo):
+        high, low, key = result[todo] >> low_bits, result[todo] & low_mask, keys[todo]
+        for number in reversed(range(ROUNDS)) if inverse else range(ROUNDS):
+            round_key = key + np.uint64(number)
+            if number % 2:
+                high = high ^ (_mix(low ^ round_key) & high_mask)
+            else:
+                low = low ^ (_mix(high ^ round_key) & low_mask)
+        result[todo] = (high << low_bits) | low
+        todo = todo[result[todo] >= domain]
+    return result
+
+
+def example_indices(
+    positions: Int64[np.ndarray, " n"], number_of_examples: int, seed: int
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """Index of the example at each position, and the epoch (from 0) the position is in."""
+    epochs, offsets = np.divmod(np.asarray(positions, np.int64), number_of_examples)
+    keys = _keys(seed, _ORDER_STREAM, epochs.astype(np.uint64))
+    return _permute(offsets.astype(np.uint64), keys, number_of_examples).astype(np.int64), epochs
+
+
+def deranged_indices(
+    indices: Int64[np.ndarray, " n"], number_of_examples: int, seed: int
+) -> Int64[np.ndarray, " n"]:
+    """A fixed permutation of all examples that leaves none in its place, at the given indices.
+
+    All examples form one cycle in a pseudo-random order, and each is sent to the next in it; with
+    fewer than two examples there is no such permutation (ValueError).
+    """
+    if number_of_examples < 2:
+        raise ValueError("a derangement needs at least two examples")
+    keys = _keys(seed, _DERANGEMENT_STREAM, np.zeros(len(indices), np.uint64))
+    places = _permute(
+        np.asarray(indices, np.int64).astype(np.uint64), keys, number_of_examples, inverse=True
+    )
+    following = (places + np.uint64(1)) % np.uint64(number_of_examples)
+    return _permute(following, keys, number_of_examples).astype(np.int64)
+
+
+def position_uniforms(
+    positions: Int64[np.ndarray, " n"], draws: int, seed: int
+) -> Float64[np.ndarray, "n draws"]:
+    """Independent uniform numbers in [0, 1) for each position: its crop, flip and caption."""
+    words = np.asarray(positions, np.int64).astype(np.uint64)[:, None] * np.uint64(draws)
+    words = words + np.arange(draws, dtype=np.uint64)
+    bits = _keys(seed, _UNIFORM_STREAM, words.ravel()).reshape(words.shape)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def batch_positions(
+    step: int, global_batch_size: int, process_index: int = 0, process_count: int = 1
+) -> Int64[np.ndarray, " rows"]:
+    """Positions of one host's rows: its contiguous slice of the global batch of a step (from 0)."""
+    rows = global_batch_size // process_count
+    first = step * global_batch_size + process_index * rows
+    return np.arange(first, first + rows, dtype=np.int64)

@@ -1,0 +1,221 @@
+"""The one on-disk format: a split is a directory of ArrayRecord shards and a `manifest.json`.
+
+A record is a serialised `tf.train.Example` with features `id`, `image` (an encoded JPEG, PNG or
+WebP), `height`, `width`, `captions` (the main one first), `label`, and one string feature per
+metadata field. Shards hold one record per chunk (`group_size:1`), so any record can be read alone.
+The manifest names shards, counts, sizes and hashes, and says how the data were made.
+
+A split is named by its directory, local or gs://, or as "embedded:NAME" for those in the package.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
+
+from oner_jax.data.host_tensorflow import tf
+from oner_jax.errors import InputError
+
+EMBEDDED_PREFIX = "embedded:"
+EMBEDDED_ROOT = Path(__file__).parent / "embedded"
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+
+_RECORD_FEATURES = ("id", "image", "height", "width", "captions", "label")
+_READ_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One example as it is stored: an encoded image of height x width pixels, and its texts."""
+
+    id: str
+    image: bytes
+    height: int
+    width: int
+    captions: tuple[str, ...]
+    label: str = ""
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.captions:
+            raise ValueError(f"record {self.id}: no caption")
+        if clash := set(self.metadata) & set(_RECORD_FEATURES):
+            raise ValueError(f"record {self.id}: metadata named like a feature: {sorted(clash)}")
+
+    def serialise(self) -> bytes:
+        """The record as bytes of a `tf.train.Example`; equal records give equal bytes."""
+        texts = {"id": [self.id], "captions": self.captions, "label": [self.label]}
+        texts |= {key: [value] for key, value in self.metadata.items()}
+        features = {
+            key: tf.train.Feature(
+                bytes_list=tf.train.BytesList(value=[text.encode() for text in values])
+            )
+            for key, values in texts.items()
+        }
+        features["image"] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[self.image]))
+        for key, value in (("height", self.height), ("width", self.width)):
+            features[key] = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        example = tf.train.Example(features=tf.train.Features(feature=features))
+        # Map fields are otherwise written in hash order, which differs between processes.
+        return example.SerializeToString(deterministic=True)
+
+    @classmethod
+    def parse(cls, serialised: bytes) -> "Record":
+        """The inverse of `serialise`."""
+        feature = tf.train.Example.FromString(serialised).features.feature
+
+        def text(key: str) -> str:
+            return feature[key].bytes_list.value[0].decode()
+
+        return cls(
+            id=text("id"),
+            image=feature["image"].bytes_list.value[0],
+            height=feature["height"].int64_list.value[0],
+            width=feature["width"].int64_list.value[0],
+            captions=tuple(value.decode() for value in feature["captions"].bytes_list.value),
+            label=text("label"),
+            metadata={key: text(key) for key in sorted(feature) if key not in _RECORD_FEATURES},
+        )
+
+
+class Split:
+    """Random access to the records of one split. Safe to read from several threads."""
+
+    def __init__(self, name: str, directory: epath.Path, manifest: dict[str, Any]):
+        self.name = name
+        self.directory = directory
+        self.manifest = manifest
+        # Telling the reader each shard's length spares opening all of them at start.
+        self._source = ArrayRecordDataSource(
+            [f"{directory / s['file']}[0:{s['examples']}]" for s in manifest["shards"]]
+        )
+
+    def __len__(self) -> int:
+        return self.manifest["examples"]
+
+    @property
+    def content_hash(self) -> str:
+        """Changes when any byte of any record changes."""
+        return self.manifest["content_hash"]
+
+    def read(self, indices: Sequence[int]) -> list[bytes]:
+        """Serialised records at these indices of the split, in the order asked for."""
+        return list(self._source.__getitems__([int(index) for index in indices]))
+
+    def records(self) -> Iterator[Record]:
+        """All records in their order on disk."""
+        for first in range(0, len(self), _READ_BATCH):
+            for serialised in self.read(range(first, min(first + _READ_BATCH, len(self)))):
+                yield Record.parse(serialised)
+
+
+def open_split(name: str) -> Split:
+    """Opens a split by directory or "embedded:NAME".
+
+    Raises InputError, naming what is there instead, if the directory is missing, is no split, is
+    empty, or has a shard whose size is not the one in the manifest.
+    """
+    if name.startswith(EMBEDDED_PREFIX):
+        directory = epath.Path(EMBEDDED_ROOT / name.removeprefix(EMBEDDED_PREFIX))
+    else:
+        directory = epath.Path(name)
+    if not (directory / MANIFEST).exists():
+        raise InputError(f"dataset {name}: {_what_is_there_instead(name, directory)}")
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+        shards = [(directory / shard["file"], shard["bytes"]) for shard in manifest["shards"]]
+        version, examples = manifest["format_version"], manifest["examples"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"dataset {name}: {directory / MANIFEST} is damaged ({error}); ingest the data again"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"dataset {name}: format version {version}, but this program reads {FORMAT_VERSION}; "
+            "ingest the data again"
+        )
+    if examples < 1:
+        raise InputError(f"dataset {name}: holds no examples; ingest some")
+    for path, size in shards:
+        found = path.stat().length if path.exists() else None
+        if found != size:
+            state = "is missing" if found is None else f"has {found} bytes instead of {size}"
+            raise InputError(f"dataset {name}: {path} {state}; copy or ingest the data again")
+    return Split(name, directory, manifest)
+
+
+def _what_is_there_instead(name: str, directory: epath.Path) -> str:
+    """Why a directory is no split, with the names that would have worked."""
+    embedded = name.startswith(EMBEDDED_PREFIX)
+    root = directory.parent if embedded else directory
+    splits = [path.parent.name for path in root.glob(f"*/{MANIFEST}")] if root.exists() else []
+    prefix = EMBEDDED_PREFIX if embedded else f"{directory}/"
+    if splits:
+        return "no such split; there is " + ", ".join(f"{prefix}{s}" for s in sorted(splits))
+    if directory.exists():
+        return f"no {MANIFEST} in it; make one with python -m oner_jax.data.ingest"
+    return (
+        "no such directory; give a directory made by python -m oner_jax.data.ingest, "
+        f"or {EMBEDDED_PREFIX}train"
+    )
+
+
+class SplitWriter:
+    """Writes records to the shards of a new split directory; `finish` adds the manifest.
+
+    A shard is closed once it holds `shard_bytes` bytes of records. The same records give the same
+    files, byte for byte.
+    """
+
+    def __init__(self, directory: Path, shard_bytes: int):
+        directory.mkdir(parents=True)
+        self._directory = directory
+        self._shard_bytes = shard_bytes
+        self._shards: list[dict[str, Any]] = []
+        self._writer: ArrayRecordWriter | None = None
+        self._room_bytes = 0
+
+    def write(self, record: Record) -> None:
+        """Appends one record."""
+        if self._writer is None or self._room_bytes <= 0:
+            self._close_shard()
+            file = f"shard-{len(self._shards):05d}.array_record"
+            # Images are compressed already; compressing again costs reading time for nothing.
+            self._writer = ArrayRecordWriter(
+                str(self._directory / file), "group_size:1,uncompressed"
+            )
+            self._shards.append({"file": file, "examples": 0})
+            self._room_bytes = self._shard_bytes
+        serialised = record.serialise()
+        self._writer.write(serialised)
+        self._shards[-1]["examples"] += 1
+        self._room_bytes -= len(serialised)
+
+    def _close_shard(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._writer = None
+        content = (self._directory / self._shards[-1]["file"]).read_bytes()
+        self._shards[-1]["bytes"] = len(content)
+        self._shards[-1]["sha256"] = hashlib.sha256(content).hexdigest()
+
+    def finish(self, description: Mapping[str, Any]) -> None:
+        """Closes the last shard and writes the manifest; `description` says how it was made."""
+        self._close_shard()
+        hashes = "".join(shard["sha256"] for shard in self._shards)
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "examples": sum(shard["examples"] for shard in self._shards),
+            "content_hash": hashlib.sha256(hashes.encode()).hexdigest(),
+            **description,
+            "shards": self._shards,
+        }
+        (self._directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")

@@ -1,0 +1,210 @@
+"""Captions to token ids: SentencePiece unigram pieces, and hashes that tell equal captions.
+
+Normalisation is SentencePiece's `nmt_nfkc_cf`: Unicode NFKC, case folding, and white space
+collapsed. Piece `▁x` begins a word, any other piece continues one. Characters outside the
+vocabulary fall back to their UTF-8 bytes, so every script can be encoded. (Our choice: the paper
+does not name its tokenizer.)
+
+Ids: 0 `<pad>`, 1 `<unk>`, 2 `<mask>`, then 256 bytes, then pieces. The model adds no [CLS] or end
+token here: [CLS] is a learned vector of the encoder.
+
+Train a tokenizer on the captions of one split:
+
+    python -m oner_jax.data.text --data=embedded:train --vocabulary_size=4096 --output=FILE.model
+"""
+
+import hashlib
+import io
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from absl import flags
+from jaxtyping import Bool, Int32, UInt32
+
+from oner_jax.errors import InputError, run_program
+
+EMBEDDED = "embedded"
+EMBEDDED_MODEL = Path(__file__).parent / "embedded" / "tokenizer.model"
+
+PAD_ID = 0
+UNKNOWN_ID = 1
+MASK_ID = 2
+MASK_PIECE = "<mask>"
+WORD_START = "▁"
+
+
+class Tokenizer:
+    """A trained SentencePiece model with this project's special ids. Pickled by its path."""
+
+    def __init__(self, path: str, model: bytes):
+        self.path = path
+        self.content_hash = hashlib.sha256(model).hexdigest()
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            raise InputError(
+                f"tokenizer {path}: no SentencePiece model; train one with "
+                "python -m oner_jax.data.text"
+            ) from error
+        special = [self._processor.pad_id(), self._processor.unk_id()]
+        special.append(self._processor.piece_to_id(MASK_PIECE))
+        if special != [PAD_ID, UNKNOWN_ID, MASK_ID]:
+            raise InputError(
+                f"tokenizer {path}: its <pad>, <unk>, <mask> ids are {special}, not [0, 1, 2]; "
+                "train one with python -m oner_jax.data.text"
+            )
+        pieces = [self._processor.id_to_piece(i) for i in range(self.vocabulary_size)]
+        self.word_start: Bool[np.ndarray, " vocabulary"] = np.array(
+            [piece.startswith(WORD_START) for piece in pieces]
+        )
+
+    @classmethod
+    def load(cls, path: str) -> "Tokenizer":
+        """Reads a tokenizer model; "embedded" is the one that comes with the package."""
+        file = EMBEDDED_MODEL if path == EMBEDDED else Path(path)
+        try:
+            model = file.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"tokenizer {path}: cannot be read ({error.strerror}); give a .model file, "
+                f'or "{EMBEDDED}"'
+            ) from error
+        return cls(path, model)
+
+    def __reduce__(self) -> tuple:
+        return Tokenizer.load, (self.path,)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of ids, special ones and bytes included."""
+        return self._processor.vocab_size()
+
+    @property
+    def pad_id(self) -> int:
+        """Fills a row behind the caption's last token."""
+        return PAD_ID
+
+    @property
+    def unknown_id(self) -> int:
+        """Reserved: byte fallback leaves nothing unknown."""
+        return UNKNOWN_ID
+
+    @property
+    def mask_id(self) -> int:
+        """Replaces a hidden token in masked language modelling; no text encodes to it."""
+        return MASK_ID
+
+    def encode(self, texts: Sequence[str], max_tokens: int) -> Int32[np.ndarray, "n max_tokens"]:
+        """Ids of each text, padded with `pad_id`.
+
+        A text longer than `max_tokens` is cut before the first word that does not fit whole; a
+        single word longer than that is cut inside.
+        """
+        rows = np.full((len(texts), max_tokens), PAD_ID, np.int32)
+        for row, ids in zip(rows, self._processor.encode(list(texts), out_type=int), strict=True):
+            length = len(ids)
+            if length > max_tokens:
+                starts = np.flatnonzero(self.word_start[ids[: max_tokens + 1]])
+                length = starts[-1] if len(starts) and starts[-1] > 0 else max_tokens
+            row[:length] = ids[:length]
+        return rows
+
+    def decode(self, ids: Int32[np.ndarray, "n max_tokens"]) -> list[str]:
+        """Normalised text of each row, padding left out."""
+        return self._processor.decode([[int(i) for i in row if i != PAD_ID] for row in ids])
+
+
+def normalised_caption(text: str) -> str:
+    """NFKC, case-folded, white space collapsed: equal strings count as equal captions."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def caption_hash(texts: Sequence[str]) -> UInt32[np.ndarray, " n"]:
+    """32 bits of BLAKE2b of each normalised caption; never 0, which is free to mean "none".
+
+    Two different captions collide with probability 2^-32: in a batch of 32,768 the expected number
+    of wrongly equal pairs is 0.13.
+    """
+    hashes = [
+        int.from_bytes(
+            hashlib.blake2b(normalised_caption(text).encode(), digest_size=4).digest(), "little"
+        )
+        for text in texts
+    ]
+    return np.maximum(np.array(hashes, np.uint32), np.uint32(1))
+
+
+def train_tokenizer(captions: Iterable[str], vocabulary_size: int) -> bytes:
+    """A SentencePiece unigram model of the captions, serialised. Same captions, same bytes."""
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(captions),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocabulary_size,
+            byte_fallback=True,
+            character_coverage=1.0,
+            normalization_rule_name="nmt_nfkc_cf",
+            pad_id=PAD_ID,
+            unk_id=UNKNOWN_ID,
+            bos_id=-1,
+            eos_id=-1,
+            control_symbols=[MASK_PIECE],
+            num_threads=1,  # the order of floating-point sums, and so the model, depends on it
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise InputError(_training_failure(str(error), vocabulary_size)) from error
+    return model.getvalue()
+
+
+def _training_failure(message: str, vocabulary_size: int) -> str:
+    """SentencePiece's complaint about the vocabulary size, as one line with the fix."""
+    if limit := re.search(r"value <= (\d+)", message):
+        return (
+            f"--vocabulary_size={vocabulary_size}: these captions have too few pieces for it; "
+            f"give at most {limit[1]}"
+        )
+    if limit := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return (
+            f"--vocabulary_size={vocabulary_size}: smaller than the captions' alphabet with 256 "
+            f"bytes and 3 special ids; give more than {limit[1]}"
+        )
+    return f"--vocabulary_size={vocabulary_size}: no tokenizer could be trained ({message})"
+
+
+def write_model(model: bytes, path: Path) -> None:
+    """Writes a serialised model whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(model)
+    partial.replace(path)
+
+
+def main(_: Sequence[str]) -> None:
+    """Trains a tokenizer on all captions of a split."""
+    # Reading records takes TensorFlow, which users of `Tokenizer` alone must not need.
+    from oner_jax.data import records
+
+    options = flags.FLAGS
+    output = Path(options.output)
+    if not output.parent.is_dir():
+        raise InputError(f"--output={output}: directory {output.parent} does not exist")
+    split = records.open_split(options.data)
+    captions = (caption for record in split.records() for caption in record.captions)
+    write_model(train_tokenizer(captions, options.vocabulary_size), output)
+    print(
+        f"wrote {output}: {options.vocabulary_size} ids from the captions of {len(split)} examples"
+    )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("data", None, "split to read captions from", required=True)
+    flags.DEFINE_integer("vocabulary_size", 4096, "number of ids, special ones included")
+    flags.DEFINE_string("output", None, "file to write, e.g. tokenizer.model", required=True)
+    run_program(main)
