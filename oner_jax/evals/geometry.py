@@ -1,0 +1,260 @@
+"""Is it one space? Instruments for the modality gap and for what the joint view looks at.
+
+METHOD: a naive single tower keeps texts on an island of their own (D1) and lets the joint input
+ignore its text (D2). Each instrument below shows one of the two as a number, with the value that
+a space without any structure would give in the place of chance.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from oner_jax.evals.measurement import Measurement
+from oner_jax.evals.ranking import Matches, best_ranks, expected_recall
+
+MAXIMUM_PAIRS = 5000  # the pairwise instruments are quadratic; more pairs change the third digit
+HISTOGRAM_BINS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Unit vectors of the views of the same pairs, in one space: row i is pair i in each.
+
+    `joint` is IT of picture i with its own main caption; `joint_swapped` is picture i with the
+    caption of pair `partner[i]`. `caption` numbers the main captions (equal captions share one).
+    """
+
+    image: Float[np.ndarray, "pairs width"]
+    text: Float[np.ndarray, "pairs width"]
+    joint: Float[np.ndarray, "pairs width"]
+    joint_swapped: Float[np.ndarray, "pairs width"]
+    partner: Int64[np.ndarray, "pairs"]
+    caption: Int64[np.ndarray, "pairs"]
+
+    def sample(self, maximum_pairs: int) -> "Views":
+        """At most that many pairs, chosen at random by a fixed seed.
+
+        A pair whose partner is left out points to itself from then on (and is skipped where
+        partners are compared).
+        """
+        size = len(self.image)
+        if size <= maximum_pairs:
+            return self
+        kept = np.sort(np.random.default_rng(0).choice(size, maximum_pairs, replace=False))
+        place = np.full(size, -1)
+        place[kept] = np.arange(maximum_pairs)
+        partner = place[self.partner[kept]]
+        partner = np.where(partner < 0, np.arange(maximum_pairs), partner)
+        fields = {field.name: getattr(self, field.name)[kept] for field in dataclasses.fields(self)}
+        return Views(**{**fields, "partner": partner})
+
+
+def geometry(views: Views) -> dict[str, Measurement]:
+    """Every instrument on (a sample of at most 5000 of) the pairs of a dataset."""
+    views = views.sample(MAXIMUM_PAIRS)
+    return {
+        "centroid_distance": centroid_distance(views.image, views.text),
+        "modality_classifier": modality_classifier(views),
+        **pooled_retrieval(views),
+        **joint_attention(views),
+        **alignment_and_uniformity(views),
+    }
+
+
+def centroid_distance(
+    image: Float[np.ndarray, "images width"], text: Float[np.ndarray, "texts width"]
+) -> Measurement:
+    """Distance between the mean unit vectors of the two modalities, at most 2.
+
+    Reference: the mean distance after the labels "picture" and "text" were dealt out anew.
+    """
+    both = np.concatenate([image, text])
+    random = np.random.default_rng(0)
+    dealt = []
+    for _ in range(20):
+        order = random.permutation(len(both))
+        dealt.append(_centroid_gap(both[order[: len(image)]], both[order[len(image) :]]))
+    return Measurement(_centroid_gap(image, text), float(np.mean(dealt)), fraction=False)
+
+
+def _centroid_gap(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.linalg.norm(first.mean(axis=0) - second.mean(axis=0)))
+
+
+def modality_classifier(views: Views) -> Measurement:
+    """Accuracy of a linear classifier that tells picture vectors from text vectors.
+
+    Logistic regression on standardised features, fitted on one half of the captions and scored on
+    the other (a caption and all its pictures are in the same half). 50 % means that no straight cut
+    separates the modalities; 100 % means two islands.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    number_of_captions = int(views.caption.max()) + 1
+    in_first_half = np.zeros(number_of_captions, bool)
+    shuffled = np.random.default_rng(0).permutation(np.unique(views.caption))
+    in_first_half[shuffled[: (len(shuffled) + 1) // 2]] = True
+    fit = in_first_half[views.caption]
+    if fit.all():
+        return Measurement(float("nan"), 0.5)
+
+    def both(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features = np.concatenate([views.image[rows], views.text[rows]])
+        return features, np.repeat([0, 1], [rows.sum(), rows.sum()])
+
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    classifier.fit(*both(fit))
+    return Measurement(float(classifier.score(*both(~fit))), 0.5, cases=int(2 * (~fit).sum()))
+
+
+def pooled_retrieval(views: Views) -> dict[str, Measurement]:
+    """Retrieval of the other half of a pair when pictures AND texts stand in one gallery.
+
+    Queries are pictures (`pooled_text_R@1`) and distinct main captions (`pooled_image_R@1`); the
+    query itself and pictures with an equal caption are taken out. With a modality gap a picture's
+    nearest neighbours are pictures and this falls to zero however good ordinary retrieval is, which
+    stands beside it on the same queries (`unpooled_*`).
+    """
+    captions, first, caption = np.unique(views.caption, return_index=True, return_inverse=True)
+    pictures, texts = len(views.image), len(captions)
+    gallery = np.concatenate([views.image, views.text[first]])
+    own = Matches.from_pairs(np.arange(pictures), caption, pictures)
+    carriers = own.transposed(texts)
+    own_in_pool = Matches(own.offsets, own.members + pictures)
+    equal_pictures = _same_caption(caption, carriers)
+    itself = Matches(np.arange(texts + 1), np.arange(texts) + pictures)
+    searches = {
+        "pooled_text_R@1": (views.image, gallery, own_in_pool, equal_pictures),
+        "pooled_image_R@1": (views.text[first], gallery, carriers, itself),
+        "unpooled_text_R@1": (views.image, views.text[first], own, None),
+        "unpooled_image_R@1": (views.text[first], views.image, carriers, None),
+    }
+    results = {}
+    for name, (queries, among, right, excluded) in searches.items():
+        size = len(among) - (0 if excluded is None else excluded.counts)
+        ranks = best_ranks(queries, among, right, excluded)
+        chance = expected_recall(right.counts, size, 1)
+        results[name] = Measurement(float(np.mean(ranks == 1)), chance, len(ranks))
+    return results
+
+
+def _same_caption(caption: np.ndarray, carriers: Matches) -> Matches:
+    """For each picture, all pictures of an equal caption, itself included."""
+    groups = [carriers.of(index) for index in caption]
+    offsets = np.concatenate([[0], np.cumsum([len(group) for group in groups])])
+    return Matches(offsets.astype(np.int64), np.concatenate(groups))
+
+
+def joint_attention(views: Views) -> dict[str, Measurement]:
+    """Which of its two halves the joint view listens to.
+
+    `cos_joint_image` and `cos_joint_text`: mean cosine of IT to its own I and T; the reference is
+    the same for pairs that do not belong together. `change_other_caption`: mean cosine distance
+    that IT moves when the picture gets another pair's caption (near zero: the text is ignored);
+    `change_other_picture`: the same for another picture under the same caption. Their reference is
+    the distance between IT of two different pairs.
+    """
+    moved = views.caption != views.caption[views.partner]
+    other = views.joint[views.partner][moved]
+    joint, swapped = views.joint[moved], views.joint_swapped[moved]
+    unrelated = 1.0 - _mean_cosine(joint, other)
+    return {
+        "cos_joint_image": _matched_cosine(views.joint, views.image),
+        "cos_joint_text": _matched_cosine(views.joint, views.text),
+        "change_other_caption": Measurement(
+            1.0 - _mean_cosine(joint, swapped), unrelated, fraction=False
+        ),
+        "change_other_picture": Measurement(
+            1.0 - _mean_cosine(other, swapped), unrelated, fraction=False
+        ),
+    }
+
+
+def _mean_cosine(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.mean(np.sum(first * second, axis=1))) if len(first) else float("nan")
+
+
+def _matched_cosine(first: np.ndarray, second: np.ndarray) -> Measurement:
+    """Mean inner product of equal rows, beside the mean over all unequal rows."""
+    size = len(first)
+    together = float(np.sum(first * second, dtype=np.float64))
+    everything = float(first.sum(axis=0, dtype=np.float64) @ second.sum(axis=0, dtype=np.float64))
+    apart = (everything - together) / (size * (size - 1)) if size > 1 else float("nan")
+    return Measurement(together / size, apart, fraction=False)
+
+
+def alignment_and_uniformity(views: Views) -> dict[str, Measurement]:
+    """Wang & Isola (ICML 2020), alpha = 2 and t = 2; both better when lower.
+
+    Alignment: mean squared distance of the two halves of a pair; reference: of two different pairs.
+    Uniformity of the pictures and of the distinct main captions: log of the mean over pairs of
+    points of exp(-2 |x - y|^2); reference: the lowest value there is, that of points spread evenly
+    over the sphere.
+    """
+    cosine = _matched_cosine(views.image, views.text)
+    ideal = _even_uniformity(views.image.shape[1])
+    _, first = np.unique(views.caption, return_index=True)
+    return {
+        "alignment": Measurement(2 - 2 * cosine.value, 2 - 2 * cosine.chance, fraction=False),
+        "uniformity_image": Measurement(_uniformity(views.image), ideal, fraction=False),
+        "uniformity_text": Measurement(_uniformity(views.text[first]), ideal, fraction=False),
+    }
+
+
+def _uniformity(vectors: np.ndarray, rows_per_chunk: int = 1024) -> float:
+    size, total = len(vectors), 0.0
+    if size < 2:
+        return float("nan")
+    for first in range(0, size, rows_per_chunk):
+        cosines = vectors[first : first + rows_per_chunk] @ vectors.T
+        total += float(np.exp(4.0 * cosines - 4.0).sum(dtype=np.float64))
+    own = float(np.exp(4.0 * np.sum(vectors * vectors, axis=1) - 4.0).sum(dtype=np.float64))
+    return float(np.log((total - own) / (size * (size - 1))))
+
+
+def _even_uniformity(width: int) -> float:
+    """Uniformity of the even spread over the unit sphere of R^width.
+
+    E exp(4 x.y) is the confluent hypergeometric limit function 0F1(width / 2; 4), summed here:
+    term k is 4^k / (k! (width/2) (width/2 + 1) ... (width/2 + k - 1)).
+    """
+    k = np.arange(1, 60)
+    return float(np.log1p(np.cumprod(4.0 / (k * (width / 2 + k - 1))).sum()) - 4.0)
+
+
+def similarity_histogram(
+    image: Float[np.ndarray, "pairs width"],
+    text: Float[np.ndarray, "pairs width"],
+    caption: Int64[np.ndarray, "pairs"],
+) -> dict[str, list[float]]:
+    """Densities of the cosine of matching and of non-matching (picture, main caption) pairs.
+
+    `edges` has one number more than `matching` and `other`. Pairs with equal captions match.
+    """
+    if len(image) > MAXIMUM_PAIRS:
+        kept = np.sort(np.random.default_rng(0).choice(len(image), MAXIMUM_PAIRS, replace=False))
+        image, text, caption = image[kept], text[kept], caption[kept]
+    cosines = np.clip(image @ text.T, -1.0, 1.0)
+    equal = caption[:, None] == caption[None, :]
+    edges = np.linspace(
+        float(cosines.min()) - 1e-3, float(cosines.max()) + 1e-3, HISTOGRAM_BINS + 1
+    )
+    matching, _ = np.histogram(cosines[equal], edges, density=True)
+    other = np.zeros(HISTOGRAM_BINS)
+    if not equal.all():
+        other, _ = np.histogram(cosines[~equal], edges, density=True)
+    return {"edges": edges.tolist(), "matching": matching.tolist(), "other": other.tolist()}
+
+
+def tsne_coordinates(views: Views, maximum_pairs: int = 400) -> Float[np.ndarray, "three pairs 2"]:
+    """A flat map (t-SNE, perplexity 30) of I, T and IT of the same pairs, drawn together."""
+    from sklearn.manifold import TSNE
+
+    views = views.sample(maximum_pairs)
+    points = np.concatenate([views.image, views.text, views.joint])
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    flat = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
+    return flat.reshape(3, -1, 2)

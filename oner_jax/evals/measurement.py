@@ -1,0 +1,67 @@
+"""One measured number and what to hold it against: the unit of every table and report."""
+
+import dataclasses
+import math
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measurement:
+    """A number beside the one that no learning would give.
+
+    `chance` is the exact expectation of `value` under a random answer; for geometry it is the named
+    reference of that number. `cases` is how many queries (or pairs) were averaged; 0 where an
+    interval makes no sense. `fraction` says that `value` is a share of the cases, so that it is
+    shown in per cent.
+    """
+
+    value: float
+    chance: float
+    cases: int = 0
+    fraction: bool = True
+
+    @property
+    def ratio(self) -> float:
+        """How many times chance; nan where chance is not positive."""
+        return self.value / self.chance if self.chance > 0 else math.nan
+
+    @property
+    def half_width(self) -> float:
+        """Half of the 95 % interval of a fraction over independent cases (Wilson's form)."""
+        if not self.fraction or not self.cases:
+            return math.nan
+        z = 1.96
+        spread = self.value * (1 - self.value) / self.cases + z**2 / (4 * self.cases**2)
+        return z * math.sqrt(spread) / (1 + z**2 / self.cases)
+
+    def to_json(self) -> dict[str, Any]:
+        """The form stored in a cell of `eval/`; nan, which JSON lacks, as null."""
+        stored = dataclasses.asdict(self)
+        return {key: None if value != value else value for key, value in stored.items()}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "Measurement":
+        """The inverse of `to_json`."""
+        known: dict[str, Any] = {
+            key: math.nan if value is None else value for key, value in stored.items()
+        }
+        return cls(**known)
+
+
+def format_value(number: float, fraction: bool) -> str:
+    """A fraction in per cent with as many digits as it deserves; any other number with three."""
+    if math.isnan(number):
+        return "n/a"
+    if not fraction:
+        return f"{number:.3f}"
+    percent = 100 * number
+    if percent == 0 or percent >= 9.95:
+        return f"{percent:.1f}%"
+    return f"{percent:.2f}%"
+
+
+def format_ratio(ratio: float) -> str:
+    """How many times chance: `12×`, `0.9×`."""
+    if math.isnan(ratio):
+        return "n/a"
+    return f"{ratio:.0f}×" if ratio >= 9.95 else f"{ratio:.1f}×"

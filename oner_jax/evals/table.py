@@ -1,0 +1,69 @@
+"""All measurements of an evaluation as one plain table."""
+
+from collections.abc import Mapping, Sequence
+
+from oner_jax.evals.measurement import Measurement, format_ratio, format_value
+from oner_jax.evals.suite import Cell
+from oner_jax.evals.tasks import PRIMARY
+
+Cells = Mapping[str, Mapping[str, Cell]]  # by dataset and task
+
+BESIDE = ("backbone", "momentum")  # other features of the same run
+MEASURED_TASKS = ("retrieval", "zeroshot", "geometry")
+
+
+def metric_rows(columns: Mapping[str, Cells]) -> list[tuple[str, dict[str, Measurement]]]:
+    """One row per metric `task/dataset/name`: its measurement in every column that has it.
+
+    `columns` are results by label, the run itself first; its other features follow under their own
+    names ("backbone", "momentum").
+    """
+    run = next(iter(columns.values()))
+    rows = []
+    for dataset, cells in run.items():
+        for task in MEASURED_TASKS:
+            sources = {
+                label: _find(other, dataset, task, PRIMARY) for label, other in columns.items()
+            }
+            sources |= {space: cells[task].measurements(space) for space in BESIDE}
+            for name in cells[task].measurements(PRIMARY):
+                row = {label: found[name] for label, found in sources.items() if name in found}
+                rows.append((f"{task}/{dataset}/{name}", row))
+    return rows
+
+
+def _find(cells: Cells, dataset: str, task: str, space: str) -> dict[str, Measurement]:
+    cell = cells.get(dataset, {}).get(task)
+    return cell.measurements(space) if cell else {}
+
+
+def text_table(columns: Mapping[str, Cells]) -> str:
+    """The table that evaluate.py prints: chance, the run, its ratio to chance, then the others."""
+    own, *others = columns
+    others += [space for space in BESIDE if space not in others]
+    rows = metric_rows(columns)
+    header = ["metric", "chance", own, "× chance", *others]
+    lines: list[Sequence[str]] = [header]
+    dataset = None
+    for name, measured in rows:
+        if dataset is not None and name.split("/")[1] != dataset:
+            lines.append([""] * len(header))
+        dataset = name.split("/")[1]
+        main = measured[own]
+        ratio = format_ratio(main.ratio)
+        cells = [format_value(main.chance, main.fraction), format_value(main.value, main.fraction)]
+        beside = [
+            format_value(measured[label].value, measured[label].fraction)
+            if label in measured
+            else ""
+            for label in others
+        ]
+        lines.append([name, *cells, ratio, *beside])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if column == 0 else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
