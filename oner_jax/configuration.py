@@ -1,0 +1,110 @@
+"""Recipes: reading `--config`, saying clearly what is wrong with it, saving it.
+
+A recipe is an ml_collections file with `get_config(argument)`. The config is locked: an unknown
+key is an error that names the nearest valid one.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from oner_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeArgument:
+    """`SIZE[,option[=value]...]` after the colon of `--config=FILE:...`, parsed."""
+
+    size: str
+    options: dict[str, bool]
+
+
+def parse_recipe_argument(
+    argument: str, *, sizes: Sequence[str], options: Mapping[str, bool]
+) -> RecipeArgument:
+    """Read a recipe's argument; `options` gives the known switches and their defaults.
+
+    Raises InputError for an unknown size or option, naming the valid ones.
+    """
+    size, *switches = [part.strip() for part in argument.split(",")]
+    if size not in sizes:
+        raise InputError(
+            f"unknown size {size!r}{nearest(size, sizes)}: sizes are {', '.join(sizes)}"
+        )
+    chosen = dict(options)
+    for switch in switches:
+        name, _, value = switch.partition("=")
+        if name not in options:
+            raise InputError(
+                f"unknown recipe option {name!r}{nearest(name, options)}: "
+                f"options are {', '.join(options)}"
+            )
+        if value.lower() not in ("", "true", "false"):
+            raise InputError(f"recipe option {name}={value!r} must be True or False")
+        chosen[name] = value.lower() != "false"
+    return RecipeArgument(size, chosen)
+
+
+def nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
+    """` (did you mean X?)` for the closest valid name, or nothing."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(`model.width`, value) for every leaf."""
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict) and len(value):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved config, as saved in a workdir."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """Inverse of `to_json`."""
+    return ConfigDict(json.loads(text)).lock()
+
+
+def check_override_names(config: ConfigDict, arguments: Sequence[str]) -> None:
+    """Raise InputError for a `--config.KEY` of `arguments` that `config` does not have."""
+    valid = [key for key, _ in flatten(config)]
+    for argument in arguments:
+        if not argument.startswith(("--config.", "-config.")):
+            continue
+        key = argument.split("=", 1)[0].split("config.", 1)[1]
+        if key in valid or any(name.startswith(key + ".") for name in valid):
+            continue
+        raise InputError(f"unknown config key {key!r}{nearest(key, valid)}")
+
+
+def resolve(config: ConfigDict, *, training_records: int, vocabulary_size: int) -> ConfigDict:
+    """Fill in what depends on the data: the number of steps and of sub-words.
+
+    Raises InputError where the config contradicts the data or itself.
+    """
+    if (config.total_steps > 0) == (config.total_epochs > 0):
+        raise InputError(
+            f"total_steps={config.total_steps} and total_epochs={config.total_epochs}: "
+            "set one of them above 0 and the other to 0"
+        )
+    if config.model.vocabulary_size not in (0, vocabulary_size):
+        raise InputError(
+            f"model.vocabulary_size={config.model.vocabulary_size} but the tokenizer "
+            f"{config.data.tokenizer} has {vocabulary_size}: set it to 0 to take the tokenizer's"
+        )
+    resolved = config.copy_and_resolve_references()
+    with resolved.unlocked():
+        if config.total_epochs > 0:
+            steps = config.total_epochs * training_records / config.batch_size
+            resolved.total_steps = max(1, round(steps))
+        resolved.model.vocabulary_size = vocabulary_size
+    return resolved.lock()

@@ -1,0 +1,89 @@
+"""What a model is made of: the one typed description that every module of `models/` reads."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from oner_jax.errors import InputError
+
+STEMS = ("patch", "convolution")
+REMAT_POLICIES = ("none", "full", "attention", "cheap")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """Shape of the network, with `config.model` of a recipe as its only source.
+
+    `image_size` and `patch_size` are in pixels, `text_tokens` and `vocabulary_size` in sub-words.
+    `dtype` is the compute type; parameters, normalisation, softmax and losses stay float32.
+    """
+
+    image_size: int
+    patch_size: int
+    text_tokens: int
+    vocabulary_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    projection_hidden_width: int
+    projection_width: int
+    predictor_hidden_width: int
+    stem: str = "patch"
+    stem_width: int = 32
+    view_type_embedding: bool = False
+    dtype: str = "float32"
+    remat: str = "none"
+    layers_per_scan_step: int = 1
+
+    def __post_init__(self) -> None:
+        checks = [
+            (self.stem in STEMS, f"model.stem={self.stem!r} is not one of {', '.join(STEMS)}"),
+            (
+                self.remat in REMAT_POLICIES,
+                f"model.remat={self.remat!r} is not one of {', '.join(REMAT_POLICIES)}",
+            ),
+            (self.dtype in DTYPES, f"model.dtype={self.dtype!r} is not one of {', '.join(DTYPES)}"),
+            (
+                self.image_size % self.patch_size == 0,
+                f"model.image_size={self.image_size} is not a multiple of "
+                f"model.patch_size={self.patch_size}",
+            ),
+            (
+                self.width % self.heads == 0,
+                f"model.width={self.width} is not a multiple of model.heads={self.heads}",
+            ),
+            (
+                self.stem == "patch" or self.patch_size & (self.patch_size - 1) == 0,
+                f"model.patch_size={self.patch_size} must be a power of two for "
+                "model.stem='convolution' (each layer halves the side)",
+            ),
+            (
+                self.depth % self.layers_per_scan_step == 0,
+                f"model.depth={self.depth} is not a multiple of "
+                f"model.layers_per_scan_step={self.layers_per_scan_step}",
+            ),
+        ]
+        for holds, complaint in checks:
+            if not holds:
+                raise InputError(complaint)
+
+    @classmethod
+    def from_config(cls, model_config: Mapping[str, Any]) -> "ModelSettings":
+        """Read `config.model`; every key of it must be a field here and the reverse."""
+        return cls(**{name: model_config[name] for name in model_config})
+
+    @property
+    def patches_per_side(self) -> int:
+        return self.image_size // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        return self.patches_per_side**2
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        return jnp.dtype(DTYPES[self.dtype])

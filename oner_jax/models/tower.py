@@ -1,0 +1,159 @@
+"""The transformer, run once over the concatenation of all views.
+
+Every per-token operation (normalisation, QKV, MLP) sees one long sequence [I | T | IT | ...];
+only attention is done per segment, on static slices, so that no token is padded and no score is
+computed only to be masked away. A segment is a length and the segment whose keys and values its
+queries read: I, T and IT read themselves, CIC's two streams read each other.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float
+
+from oner_jax.models.settings import ModelSettings
+
+_kernel_init = nnx.initializers.xavier_uniform()
+
+# What a layer keeps for its backward pass, by policy; the rest is computed again. "attention"
+# keeps only what attention would make dear to repeat, "cheap" every matrix product but the
+# scores: then only normalisation, GELU and softmax run twice.
+SAVED_NAMES = {
+    "attention": ("attention_output", "attention_projection"),
+    "cheap": ("qkv", "attention_output", "attention_projection", "mlp_hidden"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """One view's span of the concatenated sequence; `reads` is the index of a segment."""
+
+    start: int
+    length: int
+    reads: int
+
+    @property
+    def span(self) -> slice:
+        return slice(self.start, self.start + self.length)
+
+
+def make_segments(lengths: Sequence[int], reads: Sequence[int]) -> tuple[Segment, ...]:
+    """Lay segments of `lengths` tokens end to end."""
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    return tuple(Segment(*fields) for fields in zip(starts, lengths, reads, strict=True))
+
+
+class Attention(nnx.Module):
+    """Multi-head attention within segments. Heads are an axis of the weights, to shard them."""
+
+    def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
+        width, heads = settings.width, settings.heads
+        linear = dict(dtype=settings.compute_dtype, kernel_init=_kernel_init, rngs=rngs)
+        self.qkv = nnx.LinearGeneral(width, (3, heads, width // heads), **linear)
+        self.project = nnx.LinearGeneral((heads, width // heads), width, axis=(-2, -1), **linear)
+
+    def __call__(
+        self,
+        tokens: Float[Array, "b length width"],
+        segments: tuple[Segment, ...],
+        key_masks: Sequence[Bool[Array, "b keys"] | None],
+    ) -> Float[Array, "b length width"]:
+        qkv = checkpoint_name(self.qkv(tokens), "qkv")
+        query, key, value = (qkv[:, :, i] for i in range(3))
+        outputs = []
+        for segment in segments:
+            source = segments[segment.reads].span
+            mask = key_masks[segment.reads]
+            outputs.append(
+                jax.nn.dot_product_attention(
+                    query[:, segment.span],
+                    key[:, source],
+                    value[:, source],
+                    mask=None if mask is None else mask[:, None, None, :],
+                )
+            )
+        mixed = checkpoint_name(jnp.concatenate(outputs, axis=1), "attention_output")
+        return checkpoint_name(self.project(mixed), "attention_projection")
+
+
+class Mlp(nnx.Module):
+    """Two linear layers around a GELU."""
+
+    def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
+        linear = dict(dtype=settings.compute_dtype, kernel_init=_kernel_init, rngs=rngs)
+        self.expand = nnx.Linear(settings.width, settings.mlp_width, **linear)
+        self.contract = nnx.Linear(settings.mlp_width, settings.width, **linear)
+
+    def __call__(self, tokens: Float[Array, "b length width"]) -> Float[Array, "b length width"]:
+        hidden = checkpoint_name(self.expand(tokens), "mlp_hidden")
+        return self.contract(nnx.gelu(hidden))
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer layer; normalisation in float32."""
+
+    def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
+        self.dtype = settings.compute_dtype
+        self.attention_norm = nnx.LayerNorm(settings.width, rngs=rngs)
+        self.attention = Attention(settings, rngs=rngs)
+        self.mlp_norm = nnx.LayerNorm(settings.width, rngs=rngs)
+        self.mlp = Mlp(settings, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: Float[Array, "b length width"],
+        segments: tuple[Segment, ...],
+        key_masks: Sequence[Bool[Array, "b keys"] | None],
+    ) -> Float[Array, "b length width"]:
+        normed = self.attention_norm(tokens).astype(self.dtype)
+        tokens = tokens + self.attention(normed, segments, key_masks)
+        normed = self.mlp_norm(tokens).astype(self.dtype)
+        return tokens + self.mlp(normed)
+
+
+class Tower(nnx.Module):
+    """`depth` blocks whose parameters are stacked on a leading axis, scanned, then LayerNorm."""
+
+    def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
+        self.remat = settings.remat
+        self.unroll = settings.layers_per_scan_step
+
+        @nnx.split_rngs(splits=settings.depth)
+        @nnx.vmap(in_axes=(0,), out_axes=0)
+        def stack(rngs: nnx.Rngs) -> Block:
+            return Block(settings, rngs=rngs)
+
+        self.blocks = stack(rngs)
+        self.final_norm = nnx.LayerNorm(settings.width, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: Float[Array, "b length width"],
+        segments: tuple[Segment, ...],
+        key_masks: Sequence[Bool[Array, "b keys"] | None],
+    ) -> Float[Array, "b length width"]:
+        """Last-layer states in float32. `key_masks[i]` is False where segment i is padding."""
+        definition, stacked = nnx.split(self.blocks)
+
+        def layer(hidden, parameters):
+            block = nnx.merge(definition, parameters)
+            return block(hidden, segments, key_masks), None
+
+        hidden, _ = jax.lax.scan(
+            _rematerialized(layer, self.remat), tokens, stacked, unroll=self.unroll
+        )
+        return self.final_norm(hidden.astype(jnp.float32))
+
+
+def _rematerialized(layer, remat: str):
+    if remat == "none":
+        return layer
+    if remat == "full":
+        policy = jax.checkpoint_policies.nothing_saveable
+    else:
+        policy = jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES[remat])
+    return jax.checkpoint(layer, policy=policy, prevent_cse=False)

@@ -1,0 +1,50 @@
+"""Views: the ways one image-caption pair is shown to the encoder (METHOD sections 1 and 2)."""
+
+import dataclasses
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A token sequence [CLS] + patches and/or words, and whose keys and values it reads."""
+
+    name: str
+    image: bool
+    text: bool
+    reads: str
+
+
+VIEWS = {
+    view.name: view
+    for view in (
+        View("I", image=True, text=False, reads="I"),
+        View("T", image=False, text=True, reads="T"),
+        View("IT", image=True, text=True, reads="IT"),
+        # CIC: each stream keeps its own queries and reads the other's keys and values.
+        View("I|T", image=True, text=False, reads="T|I"),
+        View("T|I", image=False, text=True, reads="I|T"),
+    )
+}
+
+
+class PairInputs(NamedTuple):
+    """Normalised images and sub-word ids of a batch, as one side (online or momentum) sees them.
+
+    `joint_text` is what the joint view reads: the same caption under a second word mask, or
+    `text` itself where nothing is masked. A pad id marks the end of a caption.
+    """
+
+    images: Float[Array, "b h w 3"] | None
+    text: Int[Array, "b length"] | None
+    joint_text: Int[Array, "b length"] | None
+    patch_mask: Bool[Array, "b patches"] | None = None
+
+
+class ViewStates(NamedTuple):
+    """Last-layer states of one view, float32."""
+
+    cls: Float[Array, "b width"]
+    image: Float[Array, "b patches width"] | None
+    text: Float[Array, "b length width"] | None

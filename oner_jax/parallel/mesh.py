@@ -1,0 +1,99 @@
+"""The device mesh, and which array is cut along which of its axes.
+
+Axes: `data` (batch only), `fsdp` (batch, and parameters cut over it), `tensor` (heads and MLP).
+One table of regex rules over parameter paths places parameters, momentum twin and optimizer
+state alike, since their paths end the same way.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from oner_jax.errors import InputError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+Rules = Sequence[tuple[str, Sequence[str | None]]]
+
+# Kernels are cut along their wide side by `tensor` (heads, MLP) and along the other by `fsdp`;
+# the tower's have a leading layer axis. What no rule names is replicated.
+DEFAULT_RULES: Rules = (
+    (r"blocks/attention/qkv/kernel$", (None, "fsdp", None, "tensor", None)),
+    (r"blocks/attention/project/kernel$", (None, "tensor", None, "fsdp")),
+    (r"blocks/mlp/expand/kernel$", (None, "fsdp", "tensor")),
+    (r"blocks/mlp/contract/kernel$", (None, "tensor", "fsdp")),
+    (r"word_table$", ("tensor", "fsdp")),
+    (r"(projector|predictor|word_head|pixel_head)/.*kernel$", ("fsdp", "tensor")),
+)
+
+
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with `sizes` by axis; one size may be -1, "all devices that are left".
+
+    Raises InputError where the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = [sizes[axis] for axis in AXES]
+    if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
+        raise InputError(f"mesh {dict(sizes)}: sizes are at least 1, and only one may be -1")
+    fixed = math.prod(size for size in shape if size != -1)
+    shape = [len(devices) // fixed if size == -1 else size for size in shape]
+    if math.prod(shape) != len(devices):
+        text = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+        raise InputError(f"mesh {text} does not cover the {len(devices)} devices that there are")
+    if devices[0].platform == "cpu":
+        grid = np.asarray(devices).reshape(shape)
+    else:
+        grid = jax.experimental.mesh_utils.create_device_mesh(shape, devices)
+    return Mesh(grid, AXES)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over all data-parallel devices."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_batch_size(batch_size: int, micro_batches: int, mesh: Mesh) -> None:
+    """Raise InputError unless every device gets the same number of whole examples."""
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if batch_size < 1 or micro_batches < 1 or batch_size % (shards * micro_batches):
+        raise InputError(
+            f"batch_size={batch_size} cannot be divided over {shards} devices x "
+            f"accumulation_steps={micro_batches}: choose a multiple of {shards * micro_batches}"
+        )
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A pytree path as `backbone/tower/blocks/mlp/expand/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
+    """A sharding for each array of `tree`: the first rule whose regex is found in its path.
+
+    A rule names a mesh axis or None by dimension; an axis that does not divide its dimension is
+    dropped, so that one table serves every size.
+    """
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        name = path_name(path)
+        spec = next((spec for regex, spec in rules if re.search(regex, name)), ())
+        if len(spec) > len(leaf.shape):
+            spec = ()
+        fitting = [
+            axis if axis is not None and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(spec, leaf.shape, strict=False)
+        ]
+        return NamedSharding(mesh, PartitionSpec(*fitting))
+
+    return jax.tree_util.tree_map_with_path(place, tree)

@@ -1,0 +1,149 @@
+"""Pretrain a model: `python -m oner_jax.train --config=configs/oner.py:tiny --workdir=DIR`.
+
+Override any key with `--config.KEY=VALUE`. The same command again continues from the last
+checkpoint; data order, masks and result are those of a run that never stopped.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from oner_jax import configuration
+from oner_jax.data.text import Tokenizer
+from oner_jax.errors import InputError, run_program
+from oner_jax.objectives.objective import Batch, TextFormat
+from oner_jax.parallel.mesh import batch_sharding
+from oner_jax.training import workdir
+from oner_jax.training.checkpoints import Checkpoints
+from oner_jax.training.metrics import MetricsLog, Throughput
+from oner_jax.training.recipe import Recipe
+from oner_jax.training.step import Metrics, TrainState
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
+
+
+def train(config: ConfigDict, folder: Path) -> TrainState:
+    """Train as `config` says, in `folder`, from its last checkpoint if there is one."""
+    # TensorFlow takes seconds to import and only the input needs it.
+    from oner_jax.data import pipeline, records
+
+    # What there is to train on. Everything is checked before anything is made.
+    tokenizer = Tokenizer.load(config.data.tokenizer)
+    split = records.open_split(config.data.train)
+    for name in config.data.evaluation.values():
+        records.open_split(name)
+    config = configuration.resolve(
+        config, training_records=len(split), vocabulary_size=tokenizer.vocabulary_size
+    )
+
+    # What is trained, and where.
+    _set_compilation_cache(config.compilation_cache)
+    recipe = Recipe.from_config(config, TextFormat(tokenizer.mask_id, tokenizer.word_start))
+    workdir.open_workdir(folder, config)
+    data = {"train": split.name, "hash": split.content_hash, "records": len(split)}
+    workdir.write_manifest(
+        folder, mesh=recipe.mesh, parameters=recipe.abstract.parameters, data=data
+    )
+
+    with Checkpoints(folder, **config.checkpoint) as checkpoints:
+        state, first_step = _first_state(recipe, checkpoints, data)
+        print(workdir.describe(config, state.parameters, recipe.mesh, data, first_step), flush=True)
+        batches = pipeline.training_batches(
+            pipeline.DataOptions.from_config(config),
+            global_batch_size=config.batch_size,
+            seed=config.seed,
+            first_step=first_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        with MetricsLog(folder, first_step=first_step, total_steps=config.total_steps) as log:
+            state = _loop(recipe, state, first_step, batches, checkpoints, log, data)
+    return state
+
+
+def _first_state(
+    recipe: Recipe, checkpoints: Checkpoints, data: dict[str, Any]
+) -> tuple[TrainState, int]:
+    """The state to begin with: restored where there is a checkpoint, else fresh."""
+    step = checkpoints.latest_step()
+    if step is None:
+        return recipe.init_state(), 0
+    state, position = checkpoints.restore(step, recipe.abstract)
+    if position["data"] != data:
+        raise InputError(
+            f"the training data changed since step {step} (was {position['data']}, "
+            f"is {data}): bring the old data back, or start in another --workdir"
+        )
+    return state, step
+
+
+def _loop(
+    recipe: Recipe,
+    state: TrainState,
+    first_step: int,
+    batches: Iterator[dict[str, np.ndarray]],
+    checkpoints: Checkpoints,
+    log: MetricsLog,
+    data: dict[str, Any],
+) -> TrainState:
+    """Step to the end. Blocks on the device only to log, one step late, and to save."""
+    config = recipe.config
+    rows = batch_sharding(recipe.mesh)
+    throughput = Throughput(config.batch_size)
+    pending: tuple[int, Metrics] | None = None
+    for done in range(first_step + 1, config.total_steps + 1):
+        with throughput.waiting_for_data():
+            arrays = next(batches)
+        batch = Batch(
+            *(jax.make_array_from_process_local_data(rows, arrays[name]) for name in Batch._fields)
+        )
+        state, metrics = recipe.step(state, batch)
+        if pending is not None:
+            _write(log, throughput, *pending)
+            pending = None
+        last = done == config.total_steps
+        if done == first_step + 1:
+            jax.block_until_ready(metrics)
+            throughput.start(done)
+        if done % config.log_interval_steps == 0 or last:
+            pending = (done, metrics)
+        if last or checkpoints.due(done):
+            jax.block_until_ready(state)
+            with throughput.paused():
+                position = {"step": done, "examples_seen": done * config.batch_size, "data": data}
+                checkpoints.save(done, state, position)
+        log.advance()
+    if pending is not None:
+        _write(log, throughput, *pending)
+    return state
+
+
+def _write(log: MetricsLog, throughput: Throughput, step: int, metrics: Metrics) -> None:
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    examples = step * throughput.batch_size
+    log.write(step, {"examples_seen": examples, **values, **throughput.measure(step)})
+
+
+def _set_compilation_cache(folder: str) -> None:
+    """Keep compiled programs between runs, so that continuing does not compile again."""
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+
+
+def main(_: Sequence[str]) -> None:
+    if WORKDIR.value is None:
+        raise InputError("--workdir is missing: name a folder for the run")
+    started = time.monotonic()
+    train(CONFIG.value, Path(WORKDIR.value))
+    print(f"finished in {time.monotonic() - started:.0f} s: {WORKDIR.value}")
+
+
+if __name__ == "__main__":
+    run_program(main)

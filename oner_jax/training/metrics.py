@@ -1,0 +1,136 @@
+"""Metrics of a run: `metrics.jsonl`, TensorBoard through clu, and what a person sees."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Writes one object a log step. Use as a context manager.
+
+    Continuing a run at `first_step` drops what a killed process logged beyond it, so that every
+    step stands in the file once.
+    """
+
+    def __init__(self, workdir: Path, *, first_step: int, total_steps: int):
+        _truncate(workdir / FILE, first_step)
+        self._file = (workdir / FILE).open("a")
+        self._tensorboard = _tensorboard_writer(workdir)
+        self._total_steps = total_steps
+        self._bar = (
+            tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
+            if sys.stderr.isatty()
+            else None
+        )
+        self._started = time.monotonic()
+        self._first_step = first_step
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log `metrics` of the finished `step` (counted from 1)."""
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        if self._tensorboard:
+            self._tensorboard.write_scalars(step, dict(metrics))
+        parts = {name.removeprefix("loss/"): metrics[name] for name in metrics if "loss" in name}
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in parts.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{shown}  {metrics['pairs_per_sec']:.0f} pairs/s")
+        else:
+            print(
+                f"step {step}/{self._total_steps}  {shown}  "
+                f"{metrics['pairs_per_sec']:.0f} pairs/s  {self._eta(step)} left",
+                flush=True,
+            )
+
+    def advance(self) -> None:
+        """Move the progress bar by one step."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def _eta(self, step: int) -> str:
+        done = max(1, step - self._first_step)
+        seconds = (time.monotonic() - self._started) / done * (self._total_steps - step)
+        return tqdm.format_interval(seconds)
+
+
+class Throughput:
+    """Pairs a second and the share of time spent waiting for data, since the last measurement.
+
+    The first step's compilation and the pauses for checkpoints do not count.
+    """
+
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Begin to measure now, at the end of `step`."""
+        self._step, self._since = step, time.monotonic()
+        self._paused_seconds = self._waiting_seconds = 0.0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that is no part of training."""
+        began = time.monotonic()
+        yield
+        self._paused_seconds += time.monotonic() - began
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Time in which the next batch is fetched."""
+        began = time.monotonic()
+        yield
+        self._waiting_seconds += time.monotonic() - began
+
+    def measure(self, step: int) -> dict[str, float]:
+        """Figures from the last call to the end of `step`."""
+        seconds = max(1e-9, time.monotonic() - self._since - self._paused_seconds)
+        figures = {
+            "pairs_per_sec": (step - self._step) * self.batch_size / seconds,
+            "data_wait_fraction": min(1.0, self._waiting_seconds / seconds),
+        }
+        self.start(step)
+        return figures
+
+
+def _truncate(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    lines = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(lines))
+    partial.replace(path)
+
+
+def _step_of(line: str) -> float:
+    """The line's step; infinity for a line that a kill cut short."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")
+
+
+def _tensorboard_writer(workdir: Path):
+    """clu's TensorBoard writer, or None where TensorFlow is not installed."""
+    try:
+        from clu import metric_writers
+    except ImportError:
+        return None
+    return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))

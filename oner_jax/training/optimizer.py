@@ -1,0 +1,37 @@
+"""AdamW with weight decay by parameter path."""
+
+import re
+from typing import Any
+
+import jax
+import optax
+
+from oner_jax.parallel.mesh import path_name
+
+# METHOD: no decay on 1-D parameters, tokens and positions. The stacked tower gives its 1-D
+# parameters a leading layer axis, so the names tell, not the rank.
+NO_DECAY = r"(bias|scale|_token|_positions|type_embedding)$"
+
+
+def decay_mask(parameters: Any) -> Any:
+    """True where weight decay applies."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: re.search(NO_DECAY, path_name(path)) is None, parameters
+    )
+
+
+def make_optimizer(
+    learning_rate: optax.Schedule,
+    *,
+    beta_1: float,
+    beta_2: float,
+    weight_decay: float,
+    clip_norm: float,
+) -> optax.GradientTransformation:
+    """AdamW after clipping the gradient's global norm (METHOD section 2)."""
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.adamw(
+            learning_rate, b1=beta_1, b2=beta_2, weight_decay=weight_decay, mask=decay_mask
+        ),
+    )

@@ -1,0 +1,87 @@
+"""From a resolved config to the parts of a run; training, benchmark and planner build alike."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from oner_jax.models.architectures import PureModel
+from oner_jax.models.settings import ModelSettings
+from oner_jax.objectives.objective import Batch, Objective, ObjectiveSettings, TextFormat
+from oner_jax.parallel.mesh import check_batch_size, make_mesh
+from oner_jax.training import schedule
+from oner_jax.training.optimizer import make_optimizer
+from oner_jax.training.step import (
+    Metrics,
+    TrainState,
+    abstract_state,
+    compile_step,
+    init_state,
+    make_train_step,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The parts of a run. `step` is compiled at its first call."""
+
+    config: ConfigDict
+    mesh: Mesh
+    model: PureModel
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    abstract: TrainState
+    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+    @classmethod
+    def from_config(
+        cls, config: ConfigDict, text: TextFormat, mesh: Mesh | None = None
+    ) -> "Recipe":
+        """Build everything but arrays. Raises InputError for a config that cannot run."""
+        mesh = make_mesh(config.mesh) if mesh is None else mesh
+        check_batch_size(config.batch_size, config.accumulation_steps, mesh)
+        settings = ModelSettings.from_config(config.model)
+        model = PureModel(settings)
+        objective = Objective(ObjectiveSettings.from_config(config.objective), settings, text)
+        optimizer_config = config.optimizer
+        learning_rate = schedule.learning_rate(
+            peak=optimizer_config.learning_rate_per_256_examples * config.batch_size / 256,
+            end=optimizer_config.end_learning_rate,
+            total_steps=config.total_steps,
+            warmup_fraction=optimizer_config.warmup_fraction,
+        )
+        optimizer = make_optimizer(
+            learning_rate,
+            beta_1=optimizer_config.beta_1,
+            beta_2=optimizer_config.beta_2,
+            weight_decay=optimizer_config.weight_decay,
+            clip_norm=optimizer_config.clip_norm,
+        )
+        abstract = abstract_state(model, optimizer, mesh, config.sharding_rules)
+        train_step = make_train_step(
+            model,
+            objective,
+            optimizer,
+            learning_rate=learning_rate,
+            momentum=schedule.momentum(**config.momentum, total_steps=config.total_steps),
+            micro_batches=config.accumulation_steps,
+            seed=config.seed,
+            mesh=mesh,
+        )
+        step = compile_step(train_step, _shardings(abstract), mesh)
+        return cls(config, mesh, model, objective, optimizer, abstract, step)
+
+    def init_state(self) -> TrainState:
+        """Fresh weights from the config's seed, made where they belong."""
+
+        def make() -> TrainState:
+            return init_state(self.model, self.optimizer, self.config.seed)
+
+        return jax.jit(make, out_shardings=_shardings(self.abstract))()
+
+
+def _shardings(abstract: TrainState) -> TrainState:
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)

@@ -1,0 +1,32 @@
+"""Learning rate and momentum over steps, as functions of the step."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+def learning_rate(
+    *, peak: float, end: float, total_steps: int, warmup_fraction: float
+) -> optax.Schedule:
+    """Linear warm-up over `warmup_fraction` of the steps, then cosine from `peak` to `end`."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=peak,
+        warmup_steps=max(1, round(warmup_fraction * total_steps)),
+        decay_steps=max(2, total_steps),
+        end_value=end,
+    )
+
+
+def momentum(*, start: float, end: float, total_steps: int) -> Schedule:
+    """Cosine from `start` to `end` over the run; constant where both are equal (METHOD)."""
+
+    def value(step: jax.Array) -> jax.Array:
+        progress = jnp.clip(step / max(1, total_steps), 0.0, 1.0)
+        return end - (end - start) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+    return value

@@ -1,0 +1,162 @@
+"""The folder of a run: what it was made from, and that it is continued as the same run.
+
+config.json     the resolved config
+manifest.json   revision, package versions, mesh, devices, parameters, data
+metrics.jsonl   one object a log step, beside TensorBoard event files
+checkpoints/    Orbax
+eval/, report/  written by `oner_jax.evaluate`
+"""
+
+import importlib.metadata
+import json
+import math
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from oner_jax import configuration
+from oner_jax.errors import InputError
+from oner_jax.models.architectures import Parameters
+from oner_jax.parallel.mesh import path_name
+from oner_jax.training.checkpoints import read_config
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
+
+# Keys that may differ when a run is continued: they change how it is computed, not what.
+FREE_KEYS = (
+    "accumulation_steps",
+    "checkpoint.",
+    "compilation_cache",
+    "data.evaluation",
+    "data.threads",
+    "log_interval_steps",
+    "mesh.",
+    "model.layers_per_scan_step",
+    "model.remat",
+    "sharding_rules",
+)
+
+
+def open_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Make `workdir` with its config, or check that it holds a run of the same config.
+
+    Raises InputError where it holds another run, naming the keys that differ, or something else.
+    """
+    if (workdir / "config.json").exists():
+        _check_same_run(workdir, config)
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise InputError(f"{workdir} exists and holds no run: choose a new or empty --workdir")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{workdir} cannot be made: {error.strerror}") from None
+    write_whole(workdir / "config.json", configuration.to_json(config))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename: a reader never sees half a file."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def write_manifest(
+    workdir: Path, *, mesh: Mesh, parameters: Parameters, data: Mapping[str, Any]
+) -> None:
+    """What a later reader needs to know of this run beyond its config."""
+    manifest = {
+        "revision": _revision(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "devices": [str(device) for device in mesh.devices.flat],
+        "device_kind": mesh.devices.flat[0].device_kind,
+        "mesh": dict(mesh.shape),
+        "parameters": {name: list(shape) for name, shape in parameter_table(parameters)},
+        "data": dict(data),
+    }
+    write_whole(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def parameter_table(parameters: Parameters) -> list[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every parameter array."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(parameters)
+    return [(path_name(path), tuple(leaf.shape)) for path, leaf in leaves]
+
+
+def describe(
+    config: ConfigDict,
+    parameters: Parameters,
+    mesh: Mesh,
+    data: Mapping[str, Any],
+    first_step: int,
+) -> str:
+    """What is printed at the start: the parameter table, the devices, the data and the length."""
+    table = parameter_table(parameters)
+    width = max(len(name) for name, _ in table)
+    lines = [
+        f"{name:<{width}}  {' x '.join(map(str, shape)) or '1':>18}  {math.prod(shape):>12,}"
+        for name, shape in table
+    ]
+    counts = {
+        part: sum(math.prod(shape) for name, shape in table if name.startswith(part))
+        for part in ("", "backbone/inputs", "backbone/tower", "backbone/projector")
+    }
+    total, inputs, tower, projector = counts.values()
+    heads = total - inputs - tower - projector
+    kinds = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    examples = config.total_steps * config.batch_size
+    begun = f", continuing at step {first_step}" if first_step else ""
+    return "\n".join(
+        [
+            *lines,
+            f"parameters  {total:,}: inputs {inputs:,}, tower {tower:,}, projector {projector:,}, "
+            f"heads for training only {heads:,}",
+            f"devices     {mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {kinds}",
+            f"data        {data['train']}: {data['records']:,} pairs",
+            f"run         {config.total_steps:,} steps of {config.batch_size:,} pairs = "
+            f"{examples / data['records']:.1f} epochs{begun}",
+        ]
+    )
+
+
+def _check_same_run(workdir: Path, config: ConfigDict) -> None:
+    before = dict(configuration.flatten(read_config(workdir)))
+    # Through JSON, so that tuples and lists compare as they are stored.
+    now = dict(configuration.flatten(configuration.from_json(configuration.to_json(config))))
+    differing = sorted(
+        key
+        for key in before.keys() | now.keys()
+        if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
+    )
+    if differing:
+        shown = "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in differing)
+        raise InputError(
+            f"{workdir} holds a run of another config ({shown}): "
+            "choose another --workdir, or give the same config to continue"
+        )
+
+
+def _revision() -> str:
+    """Git revision of the source, with "+" where files differ from it."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
