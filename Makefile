@@ -1,7 +1,7 @@
 # `make help` lists the targets. Settings, given as `NAME=value make test`:
-#   PYTHON=python3.12   the interpreter to build the environment from (3.11, 3.12 or 3.13)
-#   ACCELERATOR=cuda13  also install requirements-cuda13.txt (or cuda12, tpu)
-#   LOCK=               install the newest versions that the requirements allow, not the locked ones
+#   PYTHON=python3.12             the interpreter to build the environment from (3.11, 3.12, 3.13)
+#   ACCELERATOR=cuda13            also install requirements-cuda13.txt (or cuda12, tpu)
+#   LOCK=requirements-lowest.lock install the oldest versions allowed; LOCK= installs the newest
 
 ACCELERATOR ?=
 LOCK ?= requirements.lock
@@ -13,16 +13,16 @@ ifndef PYTHON
 PYTHON := $(shell for python in python3 python3.12 python3.13 python3.11; do \
 	$$python -c '$(SUPPORTED)' 2>/dev/null && { echo $$python; exit; }; done; echo python3)
 endif
+PYTHON_VERSION := $(shell $(PYTHON) -c \
+	'import platform; print(platform.python_version())' 2>/dev/null)
 
-VENV_PYTHON := $(VENV)/bin/python
-INSTALL := $(VENV_PYTHON) -m pip install --disable-pip-version-check $(if $(LOCK),-c $(LOCK))
-
-# One empty file per set of packages that is in the environment. The file of the programs' set names
-# the interpreter and the settings it was made with, so that changing one of them installs again.
-PYTHON_VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
-INSTALLED := $(VENV)/.installed-$(PYTHON_VERSION)$(ACCELERATOR:%=-%)$(if $(LOCK),,-newest)
+# One empty file for each set of packages in the environment. Its name holds the settings that the
+# environment was made with, so that changing one of them makes it anew.
+INSTALLED := $(VENV)/.installed-$(subst $() ,-,$(strip $(PYTHON_VERSION) $(ACCELERATOR) $(LOCK)))
 INSTALLED_DEV := $(INSTALLED)-dev
 REQUIREMENTS := requirements.txt $(ACCELERATOR:%=requirements-%.txt)
+VENV_PYTHON := $(VENV)/bin/python
+INSTALL := $(VENV_PYTHON) -m pip install --disable-pip-version-check $(LOCK:%=-c %)
 
 .PHONY: help
 help: ## List the targets
@@ -60,25 +60,27 @@ format: $(INSTALLED_DEV) ## Format the code and repair what the linter can repai
 .PHONY: venv
 venv: $(INSTALLED_DEV) ## Make or refresh the environment in .venv
 
+COMPILE := uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-emit-index-url \
+	--custom-compile-command "make lock" requirements.txt requirements-dev.txt
+
 .PHONY: lock
-lock: $(INSTALLED_DEV) ## Resolve requirements.lock anew, for all supported Pythons at once
+lock: $(INSTALLED_DEV) ## Resolve both lock files anew, for every supported Python at once
 	$(VENV_PYTHON) -m pip install --quiet "uv>=0.9,<1"
-	$(VENV)/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 \
-		--no-emit-index-url --custom-compile-command "make lock" \
-		requirements.txt requirements-dev.txt --output-file requirements.lock
+	$(VENV)/bin/$(COMPILE) --output-file requirements.lock
+	$(VENV)/bin/$(COMPILE) --resolution lowest-direct --output-file requirements-lowest.lock
 
 .PHONY: clean
 clean: ## Remove the environment and all caches (keeps runs/)
 	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 
 $(INSTALLED): $(REQUIREMENTS) $(LOCK)
-	@$(PYTHON) -c '' 2>/dev/null || { echo "error: $(PYTHON) does not run;" \
-		"install Python 3.11, 3.12 or 3.13, or name one: PYTHON=python3.12 make" >&2; exit 2; }
-	@$(PYTHON) -c '$(SUPPORTED)' || { echo "error: $(PYTHON) is Python $(PYTHON_VERSION);" \
-		"3.11, 3.12 or 3.13 is needed: PYTHON=python3.12 make" >&2; exit 2; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) cannot make" \
+	@$(PYTHON) -c '' 2>/dev/null || { echo "error: $(PYTHON) does not run; install" \
+		"Python 3.11, 3.12 or 3.13, or name one: PYTHON=python3.12 make ..." >&2; exit 2; }
+	@$(PYTHON) -c '$(SUPPORTED)' || { echo "error: $(PYTHON) is Python $(PYTHON_VERSION), but" \
+		"3.11, 3.12 or 3.13 is needed; name one: PYTHON=python3.12 make ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "error: $(PYTHON) cannot make" \
 		"environments; on Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 2; }
-	@echo "Installing into $(VENV) (about 2 GB, some minutes the first time)"
+	@echo "Installing into $(VENV): 2.7 GB of disk, some minutes the first time"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(INSTALL) $(REQUIREMENTS:%=-r %)
 	@touch $@
