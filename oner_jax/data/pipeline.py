@@ -1,0 +1,291 @@
+"""Batches for training and evaluation, from records through tf.data.
+
+    positions -> indices -> records (whole batches by index) -> captions to ids, crop boxes (NumPy)
+              -> images decoded in parallel -> batches, prefetched
+
+The batch of a step is a pure function of (dataset, options, seed, step): the order comes from
+`order.example_indices`, and every random choice from a hash of (seed, position). So an iterator may
+start at any step, and hosts may split a batch in any number. A record that cannot be read stops the
+run with an error that names it.
+"""
+
+import dataclasses
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int32, Int64, UInt8, UInt32
+
+from oner_jax.data import images, order, records
+from oner_jax.data.host_tensorflow import tf
+from oner_jax.data.text import Tokenizer, caption_hash
+from oner_jax.errors import InputError
+
+# Batches ready ahead of the accelerator; more only costs memory.
+_PREFETCH_BATCHES = 2
+
+# Uniform numbers per training position: caption, mirror, and four for the crop.
+_DRAWS = 6
+
+_NAMES_A_SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
+
+_FEATURES = {
+    "image": tf.io.FixedLenFeature([], tf.string),
+    "height": tf.io.FixedLenFeature([], tf.int64),
+    "width": tf.io.FixedLenFeature([], tf.int64),
+    "captions": tf.io.RaggedFeature(tf.string),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """What training reads, and how it is varied.
+
+    `flip` mirrors half of the pictures, but none with a caption that names left or right.
+    `shuffle_captions` is a control: every picture gets another picture's captions, always the
+    same one's. `threads` 0 stands for all cores.
+    """
+
+    train: str
+    tokenizer: str
+    image_size: int
+    text_tokens: int
+    crop_min_fraction: float = 0.5
+    flip: bool = False
+    shuffle_captions: bool = False
+    threads: int = 0
+
+
+def training_batches(
+    data: DataOptions,
+    *,
+    global_batch_size: int,
+    seed: int,
+    first_step: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """This host's rows of the global batches of steps `first_step`, `first_step` + 1, ... for ever.
+
+    Each batch: image uint8 [b, size, size, 3], text int32 [b, text_tokens] (0 is padding),
+    caption_hash uint32 [b], index int64 [b] (of the example in its split). Raises InputError if the
+    dataset or tokenizer cannot be opened, and later if a record cannot be read or decoded.
+    """
+    split = records.open_split(data.train)
+    if global_batch_size % process_count:
+        raise InputError(
+            f"batch size {global_batch_size} is not divisible by {process_count} hosts"
+        )
+    if data.shuffle_captions and len(split) < 2:
+        raise InputError(f"dataset {data.train}: shuffling captions takes at least two examples")
+    reader = _TrainingReader(split, Tokenizer.load(data.tokenizer), data, seed)
+
+    def positions(step: int) -> Int64[np.ndarray, " b"]:
+        return order.batch_positions(step, global_batch_size, process_index, process_count)
+
+    def load(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        position, index, picture, caption_source = tf.numpy_function(
+            lambda step: reader.read(positions(int(step))),
+            [step],
+            [tf.int64, tf.int64, tf.string, tf.string],
+        )
+        rows = global_batch_size // process_count
+        for tensor in (position, index, picture, caption_source):
+            tensor.set_shape([rows])
+        example = tf.io.parse_example(picture, _FEATURES)
+        captions = tf.io.parse_example(caption_source, _FEATURES)["captions"]
+        text, hashes, box, mirror = tf.numpy_function(
+            reader.vary,
+            [position, captions.values, captions.row_splits, example["height"], example["width"]],
+            [tf.int32, tf.uint32, tf.int32, tf.bool],
+        )
+        text.set_shape([rows, data.text_tokens])
+        hashes.set_shape([rows])
+        box.set_shape([rows, 4])
+        mirror.set_shape([rows])
+        kept = {"text": text, "caption_hash": hashes, "index": index}
+        return {"image": example["image"], "box": box, "mirror": mirror, **kept}
+
+    dataset = tf.data.Dataset.counter(first_step).map(load, num_parallel_calls=2)
+    dataset = _decoded(dataset, data.image_size, global_batch_size // process_count, data.threads)
+
+    def indices_of(step: int) -> Int64[np.ndarray, " b"]:
+        return reader.indices(positions(step))
+
+    return _named_failures(dataset, split, indices_of, first_step)
+
+
+class _TrainingReader:
+    """The NumPy side of the training pipeline: what is read, and what is drawn at random."""
+
+    def __init__(self, split: records.Split, tokenizer: Tokenizer, data: DataOptions, seed: int):
+        self._split = split
+        self._tokenizer = tokenizer
+        self._data = data
+        self._seed = seed
+
+    def indices(self, positions: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
+        """The examples at these positions."""
+        return order.example_indices(positions, len(self._split), self._seed)[0]
+
+    def read(self, positions: Int64[np.ndarray, " b"]) -> tuple[np.ndarray, ...]:
+        """Positions, indices, the records of the pictures and those of the captions."""
+        indices = self.indices(positions)
+        pictures = _as_strings(self._split.read(indices))
+        caption_sources = pictures
+        if self._data.shuffle_captions:
+            others = order.deranged_indices(indices, len(self._split), seed=0)
+            caption_sources = _as_strings(self._split.read(others))
+        return positions, indices, pictures, caption_sources
+
+    def vary(
+        self,
+        positions: Int64[np.ndarray, " b"],
+        captions: np.ndarray,
+        row_splits: Int64[np.ndarray, " b+1"],
+        heights: Int64[np.ndarray, " b"],
+        widths: Int64[np.ndarray, " b"],
+    ) -> tuple[
+        Int32[np.ndarray, "b text_tokens"],
+        UInt32[np.ndarray, " b"],
+        Int32[np.ndarray, "b 4"],
+        Bool[np.ndarray, " b"],
+    ]:
+        """Token ids and hashes of one caption per example, its crop box, whether to mirror it."""
+        uniforms: Float[np.ndarray, "b draws"] = order.position_uniforms(
+            positions, _DRAWS, self._seed
+        )
+        rows = [
+            [caption.decode() for caption in captions[first:last]]
+            for first, last in itertools.pairwise(row_splits)
+        ]
+        chosen = [
+            row[int(uniform * len(row))] for row, uniform in zip(rows, uniforms[:, 0], strict=True)
+        ]
+        mirror = np.zeros(len(rows), bool)
+        if self._data.flip:
+            sided = [any(_NAMES_A_SIDE.search(caption) for caption in row) for row in rows]
+            mirror = (uniforms[:, 1] < 0.5) & ~np.array(sided)
+        boxes = images.random_crop_boxes(
+            heights, widths, uniforms[:, 2:], self._data.crop_min_fraction
+        )
+        text = self._tokenizer.encode(chosen, self._data.text_tokens)
+        return text, caption_hash(chosen), boxes, mirror
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSet:
+    """A split in its order on disk, its texts in memory and its images read on demand."""
+
+    split: records.Split
+    image_size: int
+    ids: list[str]
+    captions: list[list[str]]
+    labels: list[str]
+    metadata: list[dict[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image_batches(self, batch_size: int) -> Iterator[UInt8[np.ndarray, "b size size 3"]]:
+        """All images in order, centre-cropped and resized; the last batch may be shorter.
+
+        Raises InputError if a record cannot be read or decoded.
+        """
+        total = len(self.split)
+
+        def indices_of(step: int) -> Int64[np.ndarray, " b"]:
+            return np.arange(step * batch_size, min((step + 1) * batch_size, total))
+
+        def load(step: tf.Tensor) -> dict[str, tf.Tensor]:
+            serialised = tf.numpy_function(
+                lambda step: _as_strings(self.split.read(indices_of(int(step)))), [step], tf.string
+            )
+            serialised.set_shape([None])
+            example = tf.io.parse_example(serialised, _FEATURES)
+            box = tf.numpy_function(
+                images.centre_crop_boxes, [example["height"], example["width"]], tf.int32
+            )
+            box.set_shape([None, 4])
+            mirror = tf.zeros_like(example["height"], tf.bool)
+            return {"image": example["image"], "box": box, "mirror": mirror}
+
+        steps = -(-total // batch_size)
+        dataset = tf.data.Dataset.range(steps).map(load, num_parallel_calls=2)
+        dataset = _decoded(dataset, self.image_size, batch_size, threads=0)
+        for batch in _named_failures(dataset, self.split, indices_of, first_step=0):
+            yield batch["image"]
+
+
+def evaluation_set(name: str, *, image_size: int) -> EvaluationSet:
+    """Opens a split for evaluation. Raises InputError as `records.open_split` does."""
+    split = records.open_split(name)
+    examples = [
+        (record.id, list(record.captions), record.label, dict(record.metadata))
+        for record in split.records()
+    ]
+    ids, captions, labels, metadata = (list(column) for column in zip(*examples, strict=True))
+    return EvaluationSet(split, image_size, ids, captions, labels, metadata)
+
+
+def _decoded(
+    dataset: tf.data.Dataset, image_size: int, batch_size: int, threads: int
+) -> tf.data.Dataset:
+    """Batches of encoded images, boxes and mirrors to batches of pixels, in the same order."""
+    threads = threads or os.cpu_count() or 1
+
+    def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        rest = {key: example[key] for key in example if key not in ("image", "box", "mirror")}
+        pixels = images.decode_crop_resize(
+            example["image"], example["box"], example["mirror"], image_size
+        )
+        return {"image": pixels, **rest}
+
+    options = tf.data.Options()
+    options.deterministic = True
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
+    dataset = dataset.unbatch().map(decode, num_parallel_calls=threads)
+    return dataset.batch(batch_size).prefetch(_PREFETCH_BATCHES).with_options(options)
+
+
+def _named_failures(
+    dataset: tf.data.Dataset, split: records.Split, indices_of: Any, first_step: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The dataset's batches; a failure becomes an InputError that names the record at fault."""
+    step = first_step
+    try:
+        for batch in dataset.as_numpy_iterator():
+            yield batch
+            step += 1
+    except tf.errors.OpError as error:
+        _raise_for_bad_record(split, indices_of(step))
+        raise RuntimeError(f"dataset {split.name}: step {step} failed: {error.message}") from error
+
+
+def _raise_for_bad_record(split: records.Split, indices: Sequence[int]) -> None:
+    """Reads a failed batch's records one by one and raises InputError at the first bad one."""
+    for index in map(int, indices):
+        name = f"number {index}"
+        try:
+            record = records.Record.parse(split.read([index])[0])
+            name = record.id
+            sizes = np.array([record.height]), np.array([record.width])
+            box = tf.constant(images.centre_crop_boxes(*sizes)[0])
+            images.decode_crop_resize(tf.constant(record.image), box, tf.constant(False), 8)
+        except Exception as error:  # array_record raises bare exceptions of several kinds
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"dataset {split.name}: record {name} cannot be decoded ({reason}); "
+                "ingest the data again"
+            ) from error
+
+
+def _as_strings(values: Sequence[bytes]) -> np.ndarray:
+    """Bytes as an object array, the only kind that TensorFlow takes without cutting zero bytes."""
+    strings = np.empty(len(values), object)
+    strings[:] = values
+    return strings
