@@ -7,7 +7,7 @@ projected feature that METHOD chooses in advance, and the backbone's [CLS] state
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32, Int64, UInt8
@@ -22,6 +22,7 @@ BATCH_SIZE = 256
 Progress = Callable[[int, int], None]  # (rows done, rows in all)
 
 
+@runtime_checkable
 class Outputs(Protocol):
     """What an embedder returns for n inputs."""
 
@@ -32,6 +33,7 @@ class Outputs(Protocol):
     def backbone(self) -> Float32[np.ndarray, "n width"]: ...
 
 
+@runtime_checkable
 class EmbedsViews(Protocol):
     """`models.embedding.Embedder`, as far as evaluation needs it."""
 
@@ -42,6 +44,7 @@ class EmbedsViews(Protocol):
     ) -> Outputs: ...
 
 
+@runtime_checkable
 class Examples(Protocol):
     """`data.pipeline.EvaluationSet`, as far as evaluation needs it."""
 

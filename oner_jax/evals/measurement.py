@@ -53,7 +53,7 @@ def format_value(number: float, fraction: bool) -> str:
     if math.isnan(number):
         return "n/a"
     if not fraction:
-        return f"{number:.3f}"
+        return f"{round(number, 3) + 0.0:.3f}"  # + 0.0 turns -0.0 into 0.0
     percent = 100 * number
     if percent == 0 or percent >= 9.95:
         return f"{percent:.1f}%"

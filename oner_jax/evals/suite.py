@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 from jaxtyping import Int32
 
 from oner_jax.evals.features import Corpus, EmbedsViews, Examples, Progress, Space, encode
@@ -36,7 +36,7 @@ class Subject:
     """
 
     label: str
-    directory: epath.Path
+    directory: Path
     identity: str
     load: Callable[[], EmbedsViews]
     tokenize: Callable[[Sequence[str]], Int32[np.ndarray, "n tokens"]]
@@ -109,7 +109,7 @@ def _evaluate_dataset(
                 "captions": len(corpus.gallery.texts),
                 **TASKS[task](corpus, spaces),
             }
-            _write(paths[task], content)
+            write_whole(paths[task], json.dumps(content).encode() + b"\n")
             stored[task] = content
     return {task: Cell(task, dataset.name, stored[task] or {}) for task in TASKS}
 
@@ -157,7 +157,7 @@ def _fingerprint(subject: Subject, dataset: Dataset, templates: str) -> str:
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
 
 
-def _read(path: epath.Path, fingerprint: str) -> dict[str, Any] | None:
+def _read(path: Path, fingerprint: str) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):  # not made yet, or not by this program
@@ -165,8 +165,9 @@ def _read(path: epath.Path, fingerprint: str) -> dict[str, Any] | None:
     return content if content.get("fingerprint") == fingerprint else None
 
 
-def _write(path: epath.Path, content: Mapping[str, Any]) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file of `eval/` or `report/` under a temporary name, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content) + "\n")
+    partial.write_bytes(content)
     partial.replace(path)

@@ -7,12 +7,13 @@ from oner_jax.evals.suite import Cell
 from oner_jax.evals.tasks import PRIMARY
 
 Cells = Mapping[str, Mapping[str, Cell]]  # by dataset and task
+Columns = Mapping[str, Cells]  # by label, the run itself first
 
 BESIDE = ("backbone", "momentum")  # other features of the same run
 MEASURED_TASKS = ("retrieval", "zeroshot", "geometry")
 
 
-def metric_rows(columns: Mapping[str, Cells]) -> list[tuple[str, dict[str, Measurement]]]:
+def metric_rows(columns: Columns) -> list[tuple[str, dict[str, Measurement]]]:
     """One row per metric `task/dataset/name`: its measurement in every column that has it.
 
     `columns` are results by label, the run itself first; its other features follow under their own
@@ -37,7 +38,7 @@ def _find(cells: Cells, dataset: str, task: str, space: str) -> dict[str, Measur
     return cell.measurements(space) if cell else {}
 
 
-def text_table(columns: Mapping[str, Cells]) -> str:
+def text_table(columns: Columns) -> str:
     """The table that evaluate.py prints: chance, the run, its ratio to chance, then the others."""
     own, *others = columns
     others += [space for space in BESIDE if space not in others]

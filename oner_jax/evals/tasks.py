@@ -13,7 +13,7 @@ from oner_jax.evals.retrieval import retrieval
 from oner_jax.evals.zeroshot import zeroshot
 
 PRIMARY = "projected"  # of the online weights: chosen in advance (METHOD section 2)
-EXAMPLE_QUERIES = 8
+EXAMPLE_QUERIES = 6
 EXAMPLE_ANSWERS = 5
 
 Content = dict[str, Any]

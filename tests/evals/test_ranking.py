@@ -14,7 +14,8 @@ from oner_jax.evals.ranking import Matches, best_ranks, expected_recall, nearest
 def random_matches(random: np.random.Generator, queries: int, gallery: int) -> Matches:
     """Between zero and all of the gallery per query."""
     related = random.random((queries, gallery)) < random.random()
-    return Matches.from_pairs(*np.nonzero(related), queries)
+    rows, columns = np.nonzero(related)
+    return Matches.from_pairs(rows, columns, queries)
 
 
 def brute_force_rank(scores: np.ndarray, right: np.ndarray, excluded: np.ndarray) -> int:
@@ -41,7 +42,8 @@ def test_best_ranks_equal_the_definition(seed, queries, gallery, maximum_scores)
     matches = random_matches(random, queries, gallery)
     others = random.random((queries, gallery)) < 0.2
     others[np.repeat(np.arange(queries), matches.counts), matches.members] = False
-    excluded = Matches.from_pairs(*np.nonzero(others), queries)
+    rows, columns = np.nonzero(others)
+    excluded = Matches.from_pairs(rows, columns, queries)
     ranks = best_ranks(left, right, matches, excluded, maximum_scores=maximum_scores)
     scores = left.astype(np.float64) @ right.T.astype(np.float64)
     expected = [

@@ -1,0 +1,247 @@
+"""The report's figures: each a function from numbers to a matplotlib figure, light or dark.
+
+Figures are small panels (one message each) that the page arranges to fit the screen.
+"""
+
+import dataclasses
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANEL_INCHES = (3.7, 2.7)
+SQUARE_INCHES = (3.7, 3.9)
+DOTS_PER_INCH = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Theme:
+    """Colours of a figure. `views` are those of I, T and IT, the same meaning in every figure."""
+
+    name: str
+    background: str
+    text: str
+    muted: str
+    grid: str
+    accent: str
+    views: Mapping[str, str]
+    right: str
+    wrong: str
+
+
+LIGHT = Theme(
+    name="light",
+    background="#ffffff",
+    text="#1c2330",
+    muted="#667085",
+    grid="#e6e9ef",
+    accent="#3d5fd0",
+    views={"I": "#3d6fd6", "T": "#e8743b", "IT": "#1f9e7a"},
+    right="#1f9e7a",
+    wrong="#b9c0cc",
+)
+DARK = Theme(
+    name="dark",
+    background="#171c26",
+    text="#e8ebf1",
+    muted="#98a2b3",
+    grid="#2a3140",
+    accent="#8aa4ff",
+    views={"I": "#7aa2ff", "T": "#ff9d6b", "IT": "#4fd1a5"},
+    right="#4fd1a5",
+    wrong="#4a5263",
+)
+THEMES = (LIGHT, DARK)
+VIEW_NAMES = {"I": "picture (I)", "T": "caption (T)", "IT": "both together (IT)"}
+
+
+def render(figure: "Figure") -> bytes:
+    """The figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor=figure.get_facecolor())
+    return buffer.getvalue()
+
+
+def _panel(theme: Theme, title: str, inches: tuple[float, float]) -> "tuple[Figure, Axes]":
+    # A Figure of its own, not pyplot's: no global state, nothing to close.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=inches, facecolor=theme.background, layout="constrained")
+    axes = figure.add_subplot(facecolor=theme.background)
+    axes.set_title(title, loc="left", color=theme.text, fontsize=11, fontweight="bold", pad=8)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(theme.grid)
+    axes.tick_params(colors=theme.muted, labelsize=9, length=0)
+    axes.grid(axis="y", color=theme.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.label.set_color(theme.muted)
+    axes.yaxis.label.set_color(theme.muted)
+    return figure, axes
+
+
+def curve(
+    theme: Theme,
+    title: str,
+    steps: Sequence[float],
+    values: Sequence[float],
+    *,
+    smooth: bool = False,
+    from_zero: bool = False,
+) -> "Figure":
+    """One quantity over training steps; `smooth` draws its running mean over the raw line."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    figure, axes = _panel(theme, title, PANEL_INCHES)
+    if smooth and len(values) >= 20:
+        axes.plot(steps, values, color=theme.accent, linewidth=0.8, alpha=0.35)
+        values = running_mean(values, len(values) // 20)
+    axes.plot(steps, values, color=theme.accent, linewidth=1.8, solid_capstyle="round")
+    axes.plot(steps[-1], values[-1], "o", color=theme.accent, markersize=4.5)
+    axes.annotate(
+        f"{values[-1]:.3g}",
+        (steps[-1], values[-1]),
+        xytext=(0, 7),
+        textcoords="offset points",
+        ha="right",
+        color=theme.text,
+        fontsize=10,
+        fontweight="bold",
+    )
+    axes.set_xlabel("step", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.margins(y=0.15)
+    if from_zero:
+        axes.set_ylim(bottom=0)
+    return figure
+
+
+def running_mean(values: Sequence[float], reach: int) -> list[float]:
+    """Mean of each value with `reach` neighbours on either side (with as many as there are)."""
+    total = np.concatenate([[0.0], np.cumsum(np.asarray(values, np.float64))])
+    place = np.arange(len(values))
+    first, last = np.maximum(place - reach, 0), np.minimum(place + reach + 1, len(values))
+    return ((total[last] - total[first]) / (last - first)).tolist()
+
+
+def view_map(
+    theme: Theme, title: str, points: Mapping[str, Sequence[Sequence[float]]], links: int = 40
+) -> "Figure":
+    """t-SNE points of I, T and IT; thin lines join the three points of the first `links` pairs."""
+    figure, axes = _panel(theme, title, SQUARE_INCHES)
+    flat = {view: np.asarray(own) for view, own in points.items()}
+    for pair in range(min(links, len(flat["I"]))):
+        corners = np.stack([flat[view][pair] for view in ("I", "IT", "T")])
+        axes.plot(*corners.T, color=theme.muted, linewidth=0.6, alpha=0.35, zorder=1)
+    # Rings for IT, so that a picture or caption under it stays visible.
+    for view, own in flat.items():
+        colour, ring = theme.views[view], view == "IT"
+        axes.scatter(
+            own[:, 0],
+            own[:, 1],
+            s=26 if ring else 11,
+            facecolors="none" if ring else colour,
+            edgecolors=colour if ring else "none",
+            linewidths=0.9 if ring else 0,
+            alpha=0.85,
+            label=VIEW_NAMES[view],
+            zorder=2,
+        )
+    axes.grid(False)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set(xticks=[], yticks=[])
+    axes.spines["bottom"].set_visible(False)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        labelcolor=theme.text,
+        fontsize=9,
+        handletextpad=0.1,
+        columnspacing=1.2,
+        markerscale=1.6,
+    )
+    return figure
+
+
+def cosine_histogram(
+    theme: Theme,
+    title: str,
+    histogram: Mapping[str, Sequence[float]],
+    limits: tuple[float, float],
+) -> "Figure":
+    """Cosines of pairs that belong together against those that do not, between `limits`."""
+    figure, axes = _panel(theme, title, PANEL_INCHES)
+    edges = np.asarray(histogram["edges"])
+    for name, label, colour in (
+        ("other", "unrelated", theme.wrong),
+        ("matching", "belong together", theme.right),
+    ):
+        heights = np.asarray(histogram[name])
+        axes.stairs(heights, edges, fill=True, color=colour, alpha=0.55, label=label)
+        axes.stairs(heights, edges, color=colour, linewidth=1.4)
+    axes.set_xlabel("cosine of picture and caption", fontsize=9)
+    axes.set(yticks=[], xlim=limits)
+    axes.grid(False)
+    axes.legend(frameon=False, labelcolor=theme.text, fontsize=9, loc="upper right")
+    return figure
+
+
+def retrieval_grid(
+    theme: Theme,
+    queries: Sequence[Mapping[str, Any]],
+    pictures: Mapping[int, Any],
+) -> "Figure":
+    """Captions and the pictures found for them, right ones framed: the page's grid as one PNG.
+
+    `pictures` are PIL images by index in the dataset.
+    """
+    from matplotlib.figure import Figure
+
+    columns = max(len(query["answers"]) for query in queries)
+    figure = Figure(
+        figsize=(2.3 + 1.05 * columns, 1.05 * len(queries)),
+        facecolor=theme.background,
+        layout="constrained",
+    )
+    grid = figure.add_gridspec(len(queries), columns + 1, width_ratios=[2.1] + [1.0] * columns)
+    for row, query in enumerate(queries):
+        label = figure.add_subplot(grid[row, 0])
+        label.axis("off")
+        label.text(
+            1.0,
+            0.5,
+            textwrap.fill(f"“{query['caption']}”", 22),
+            ha="right",
+            va="center",
+            color=theme.text,
+            fontsize=11,
+            transform=label.transAxes,
+        )
+        for column, answer in enumerate(query["answers"]):
+            axes = figure.add_subplot(grid[row, column + 1])
+            picture = pictures[answer["index"]]
+            axes.imshow(picture)
+            # A white square around every picture, whatever its shape.
+            width, height = picture.size
+            side = 0.56 * max(width, height)
+            axes.set(
+                xticks=[],
+                yticks=[],
+                xlim=(width / 2 - side, width / 2 + side),
+                ylim=(height / 2 + side, height / 2 - side),
+                facecolor="white",
+            )
+            for spine in axes.spines.values():
+                spine.set_color(theme.right if answer["hit"] else theme.grid)
+                spine.set_linewidth(3 if answer["hit"] else 1)
+    return figure

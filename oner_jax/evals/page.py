@@ -1,0 +1,88 @@
+"""Building blocks of a self-contained HTML page: everything it shows is inside the file."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+THUMBNAIL_PIXELS = 128
+
+
+def document(title: str, body: str) -> str:
+    """The whole page, with its style inside."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{resource('report.css')}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def resource(name: str) -> str:
+    """A text file that lies beside this module."""
+    return resources.files("oner_jax.evals").joinpath(name).read_text()
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """An image as the address of itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def figure(renderings: Mapping[str, bytes], description: str) -> str:
+    """A PNG in its light and dark form; the reader's setting chooses."""
+    light, dark = (data_uri(renderings[theme], "png") for theme in ("light", "dark"))
+    return (
+        '<figure class="card figure"><picture>'
+        f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img src="{light}" alt="{escape(description)}">'
+        "</picture></figure>"
+    )
+
+
+def thumbnail(picture: "Image", description: str) -> str:
+    """A small picture of the dataset, on white as the model sees it."""
+    small = picture.copy()
+    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    buffer = io.BytesIO()
+    small.save(buffer, format="webp", quality=82)
+    source = data_uri(buffer.getvalue(), "webp")
+    return (
+        f'<div class="thumb"><img src="{source}" alt="{escape(description)}" loading="lazy"></div>'
+    )
+
+
+def grid(items: Sequence[str], kind: str = "") -> str:
+    """Items side by side, as many as fit."""
+    return f'<div class="grid {kind}">' + "\n".join(items) + "</div>"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, own: int, kind: str = "") -> str:
+    """A table of ready HTML cells, column `own` in bold. Scrolls sideways where narrow."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    body = "\n".join(
+        "<tr>"
+        + "".join(
+            f'<td class="own">{cell}</td>' if column == own else f"<td>{cell}</td>"
+            for column, cell in enumerate(row)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="card scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def facts(items: Sequence[tuple[str, str, str]]) -> str:
+    """A card of (name, value, remark)."""
+    shown = "\n".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(remark)}</small></dd></div>"
+        for name, value, remark in items
+    )
+    return f'<div class="card"><dl>{shown}</dl></div>'

@@ -1,0 +1,154 @@
+"""The report of a run: one HTML page that needs nothing else, and its figures as PNG beside it."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oner_jax.evals import figures, gallery, page, sections, wording
+from oner_jax.evals.history import History
+from oner_jax.evals.suite import write_whole
+from oner_jax.evals.table import Columns
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Everything a report is made of.
+
+    `columns` are the results by label, the run itself first. `pictures` gives the pictures of a
+    dataset at some indices; `descriptions` says what a dataset is, where anybody knows. `command`
+    is what made the report.
+    """
+
+    directory: Path
+    step: int
+    columns: Columns
+    history: History
+    pictures: Callable[[str, Sequence[int]], Mapping[int, "Image"]]
+    descriptions: Mapping[str, str]
+    command: str
+
+    def write(self) -> Path:
+        """Write `index.html` and the PNGs; returns the page's path."""
+        parts = [
+            sections.header(self.step),
+            sections.headlines(self.columns, self.descriptions),
+            sections.training_facts(self.history, self.step),
+            self._examples(),
+            sections.results(self.columns, self.descriptions),
+            self._space(),
+            self._curves(),
+            sections.guide(),
+            sections.footer(self.history, self.command),
+        ]
+        path = self.directory / "index.html"
+        write_whole(path, page.document(f"OneR: step {self.step:,}", "\n".join(parts)).encode())
+        return path
+
+    def _figure(
+        self, name: str, description: str, draw: "Callable[[figures.Theme], Figure]"
+    ) -> str:
+        """A figure for the page, in both themes, which are also written as PNG beside it."""
+        renderings = {theme.name: figures.render(draw(theme)) for theme in figures.THEMES}
+        for theme, content in renderings.items():
+            suffix = "" if theme == "light" else f"_{theme}"
+            write_whole(self.directory / f"{_slug(name)}{suffix}.png", content)
+        return page.figure(renderings, description)
+
+    def _examples(self) -> str:
+        parts = [f'<h2 id="examples">{sections.LINKS["examples"]}</h2><p>{wording.EXAMPLES}</p>']
+        for dataset, cells in next(iter(self.columns.values())).items():
+            found = cells["examples"].content
+            by_text, by_image = found["text_to_image"], found["image_to_text"]
+            indices = {row["index"] for row in by_image}
+            indices |= {answer["index"] for row in by_text for answer in row["answers"]}
+            pictures = self.pictures(dataset, sorted(indices))
+            grid = figures.retrieval_grid(figures.LIGHT, by_text, pictures)
+            write_whole(self.directory / f"examples_{_slug(dataset)}.png", figures.render(grid))
+            parts.append(
+                f"<h3>{escape(dataset)}: a caption, and the five pictures nearest to it</h3>"
+                f"{gallery.caption_queries(by_text, pictures)}"
+                f"<h3>{escape(dataset)}: a picture, and the five captions nearest to it</h3>"
+                f"{gallery.picture_queries(by_image, pictures)}"
+            )
+        return "\n".join(parts)
+
+    def _space(self) -> str:
+        parts = [f'<h2 id="space">{sections.LINKS["space"]}</h2><p>{wording.SPACE}</p>']
+        own_label = next(iter(self.columns))
+        for dataset in self.columns[own_label]:
+            maps, histograms = [], []
+            cosines = {
+                label: cells[dataset]["geometry"].content["cosines"]
+                for label, cells in self.columns.items()
+            }
+            limits = (
+                min(histogram["edges"][0] for histogram in cosines.values()),
+                max(histogram["edges"][-1] for histogram in cosines.values()),
+            )
+            for label, cells in self.columns.items():
+                title = sections.OWN if label == own_label else label
+                points = {view: cells[dataset]["map"].content[view] for view in ("I", "T", "IT")}
+                maps.append(
+                    self._figure(
+                        f"map {dataset} {title}",
+                        f"Map of pictures, captions and joint views: {dataset}, {title}",
+                        partial(figures.view_map, title=title, points=points),
+                    )
+                )
+                histograms.append(
+                    self._figure(
+                        f"cosines {dataset} {title}",
+                        f"Cosines of matching and of other pairs: {dataset}, {title}",
+                        partial(
+                            figures.cosine_histogram,
+                            title=title,
+                            histogram=cosines[label],
+                            limits=limits,
+                        ),
+                    )
+                )
+            parts.append(
+                f"<h3>{escape(dataset)}: the map</h3>{page.grid(maps)}"
+                f"<h3>{escape(dataset)}: how near do pictures lie to their captions?</h3>"
+                f"{page.grid(histograms)}"
+                f"<h3>{escape(dataset)}: the space in numbers</h3>"
+                f"{sections.geometry_table(self.columns, dataset)}"
+            )
+        return "\n".join(parts)
+
+    def _curves(self) -> str:
+        """Losses by term, then learning rate and throughput; what was not logged is left out."""
+        titles = {**wording.LOSSES, **wording.TRAINING_CURVES}
+        panels = []
+        for name, title in titles.items():
+            steps, values = self.history.series(name)
+            if len(steps) > 1:
+                panels.append(
+                    self._figure(
+                        f"curve {name}",
+                        f"{title} over training steps",
+                        partial(
+                            figures.curve,
+                            title=title,
+                            steps=steps,
+                            values=values,
+                            smooth=name in wording.LOSSES,
+                            from_zero=name == "pairs_per_sec",
+                        ),
+                    )
+                )
+        shown = page.grid(panels) if panels else "<p>The run logged no metrics.</p>"
+        return f'<h2 id="training">{sections.LINKS["training"]}</h2><p>{wording.CURVES}</p>{shown}'
+
+
+def _slug(name: str) -> str:
+    """A name as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)

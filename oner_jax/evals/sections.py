@@ -1,0 +1,237 @@
+"""The sections of the report that are words and numbers: functions from results to HTML."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from oner_jax.evals import page, wording
+from oner_jax.evals.history import History
+from oner_jax.evals.measurement import Measurement, format_ratio, format_value
+from oner_jax.evals.table import BESIDE, Columns, metric_rows
+from oner_jax.evals.tasks import PRIMARY
+
+HEADLINES = (("retrieval", "text_R@1"), ("retrieval", "image_R@1"), ("zeroshot", "top1"))
+OWN = "this model"
+
+LINKS = {
+    "examples": "See for yourself",
+    "results": "All numbers",
+    "space": "One space?",
+    "training": "Training",
+    "guide": "How to read this",
+}
+
+
+def header(step: int) -> str:
+    """Title, what this is, and links to the sections."""
+    navigation = "".join(f'<a href="#{target}">{text}</a>' for target, text in LINKS.items())
+    return (
+        f'<header><p class="kicker">OneR · step {step:,}</p>'
+        "<h1>One encoder for pictures and words</h1>"
+        f'<p class="lead">{wording.INTRODUCTION}</p>{page.resource("report_diagram.svg")}'
+        f"<nav>{navigation}</nav></header>"
+    )
+
+
+def describe(columns: Columns, dataset: str, descriptions: Mapping[str, str]) -> str:
+    """What a dataset is and how large, for the line beside its name."""
+    content = next(iter(columns.values()))[dataset]["retrieval"].content
+    size = f"{content['pictures']:,} pictures, {content['captions']:,} distinct captions"
+    known = descriptions.get(dataset)
+    return escape(f"{known} · {size}" if known else size)
+
+
+def headlines(columns: Columns, descriptions: Mapping[str, str]) -> str:
+    """The few numbers that matter most, each beside chance and the other columns."""
+    sections = ["<h2>In short</h2>"]
+    for dataset, cells in next(iter(columns.values())).items():
+        cards = [
+            _headline_card(columns, dataset, task, name)
+            for task, name in HEADLINES
+            if name in cells[task].measurements(PRIMARY)
+        ]
+        title = (
+            f"<h3>{escape(dataset)}<small>{describe(columns, dataset, descriptions)}</small></h3>"
+        )
+        sections.append(title + page.grid(cards))
+    return "\n".join(sections)
+
+
+def _headline_card(columns: Columns, dataset: str, task: str, name: str) -> str:
+    levels = {
+        label: cells[dataset][task].measurements(PRIMARY)[name] for label, cells in columns.items()
+    }
+    own_label, own = next(iter(levels.items()))
+    bars = {OWN if label == own_label else label: level.value for label, level in levels.items()}
+    bars["chance"] = own.chance
+    highest = max(bars.values()) or 1.0
+    shown = "".join(
+        f'<span>{escape(label)}</span><span class="bar{" own" if label == OWN else ""}">'
+        f'<i style="width:{100 * value / highest:.1f}%"></i></span>'
+        f"<span>{format_value(value, own.fraction)}</span>"
+        for label, value in bars.items()
+    )
+    beyond_doubt = own.value - own.half_width > own.chance
+    return (
+        f'<div class="card score"><div class="what">{escape(wording.HEADLINES[name])}</div>'
+        f'<div><span class="value">{format_value(own.value, own.fraction)}</span>'
+        f'<span class="{"pill" if beyond_doubt else "pill plain"}">'
+        f"{format_ratio(own.ratio)} chance</span></div>"
+        f'<div class="bars">{shown}</div></div>'
+    )
+
+
+def training_facts(history: History, step: int) -> str:
+    """What was trained, on what, for how long."""
+    config, manifest = history.config, history.manifest
+    model, data = config.get("model", {}), config.get("data", {})
+    backbone = history.parameters("backbone/")
+    records = manifest.get("data", {}).get("records", 0)
+    epochs = "" if math.isnan(history.epochs) else f", {history.epochs:.1f} times through the data"
+    devices = f"{len(manifest.get('devices', []))} × {manifest.get('device_kind', 'unknown')}"
+    shuffled = bool(data.get("shuffle_captions"))
+    items = [
+        (
+            "Model",
+            f"{_short(backbone)} parameters",
+            f"{model.get('depth', '?')} layers of width {model.get('width', '?')}; "
+            f"{_short(history.parameters() - backbone)} more in heads used in training only",
+        ),
+        (
+            "It reads",
+            f"pictures of {model.get('image_size', '?')} px",
+            f"and captions of up to {model.get('text_tokens', '?')} word pieces",
+        ),
+        ("Trained on", f"{records:,} pictures", str(data.get("train", ""))),
+        (
+            "It saw",
+            f"{history.last.get('examples_seen', 0):,.0f} pairs",
+            f"{step:,} steps of {config.get('batch_size', 0):,}{epochs}",
+        ),
+        (
+            "Training time",
+            duration(history.training_seconds) if history.training_seconds else "not logged",
+            ""
+            if math.isnan(history.pairs_per_second)
+            else f"{history.pairs_per_second:,.0f} pairs/s on {devices}",
+        ),
+        (
+            "Captions in training",
+            "another picture's" if shuffled else "each picture's own",
+            "the control: there is nothing to learn about content" if shuffled else "",
+        ),
+    ]
+    return "<h2>What was trained</h2>" + page.facts(items)
+
+
+def _short(number: int) -> str:
+    for size, unit in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `9 min 12 s`, `2 h 50 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def results(columns: Columns, descriptions: Mapping[str, str]) -> str:
+    """Every retrieval and classification number, one table per dataset."""
+    parts = [
+        f'<h2 id="results">{LINKS["results"]}</h2><p>Every number stands beside what blind '
+        "guessing would score on the same data; ± is half of a 95 % interval.</p>"
+    ]
+    own_label = next(iter(columns))
+    others = [*list(columns)[1:], *BESIDE]
+    rows = metric_rows(columns)
+    for dataset in next(iter(columns.values())):
+        shown = []
+        for metric, measured in rows:
+            task, of, name = metric.split("/")
+            if of != dataset or task == "geometry":
+                continue
+            own = measured[own_label]
+            shown.append(
+                [
+                    _named(wording.BY_TASK[task][name]),
+                    format_value(own.chance, own.fraction),
+                    f"{format_value(own.value, own.fraction)}"
+                    f"<small>± {100 * own.half_width:.1f}</small>",
+                    format_ratio(own.ratio),
+                    *_values(measured, others),
+                ]
+            )
+        parts.append(
+            f"<h3>{escape(dataset)}<small>{describe(columns, dataset, descriptions)}</small></h3>"
+            + page.table(["", "chance", OWN, "× chance", *others], shown, own=2)
+        )
+    return "\n".join(parts)
+
+
+def geometry_table(columns: Columns, dataset: str) -> str:
+    """The instruments of the space, each with its explanation and its reference."""
+    own_label = next(iter(columns))
+    others = [*list(columns)[1:], "backbone"]
+    shown = []
+    for metric, measured in metric_rows(columns):
+        task, of, name = metric.split("/")
+        if of != dataset or task != "geometry":
+            continue
+        words, own = wording.GEOMETRY[name], measured[own_label]
+        shown.append(
+            [
+                _named(words),
+                format_value(own.chance, own.fraction),
+                format_value(own.value, own.fraction),
+                *_values(measured, others),
+            ]
+        )
+    return page.table(["", "reference", OWN, *others], shown, own=2, kind="explained")
+
+
+def _named(words: wording.Wording) -> str:
+    reference = f" Reference: {words.reference}." if words.reference else ""
+    return (
+        f'<span class="name">{escape(words.title)}</span>'
+        f"<small>{escape(words.meaning + reference)}</small>"
+    )
+
+
+def _values(measured: Mapping[str, Measurement], labels: Sequence[str]) -> list[str]:
+    return [
+        format_value(measured[label].value, measured[label].fraction) if label in measured else ""
+        for label in labels
+    ]
+
+
+def guide() -> str:
+    """How to read the numbers."""
+    items = [
+        f'<div class="card"><strong>{escape(term)}</strong><br>'
+        f'<span class="muted">{escape(meaning)}</span></div>'
+        for term, meaning in wording.GUIDE
+    ]
+    return f'<h2 id="guide">{LINKS["guide"]}</h2>' + page.grid(items)
+
+
+def footer(history: History, command: str) -> str:
+    """What made this page, so that somebody else can make it again."""
+    revision = str(history.manifest.get("revision", "unknown"))
+    packages = ", ".join(
+        f"{name} {version}"
+        for name, version in history.manifest.get("packages", {}).items()
+        if version
+    )
+    return (
+        f"<footer><p>Made by <code>{escape(command)}</code> from source revision "
+        f"<code>{escape(revision[:12])}</code> with {escape(packages or 'unknown versions')}. "
+        "The numbers are in <code>eval/</code>, the figures as PNG beside this page. Method: OneR, "
+        "Jang et al., “Unifying Vision-Language Representation Space with Single-tower "
+        "Transformer”, AAAI 2023 (arXiv 2211.11153).</p></footer>"
+    )

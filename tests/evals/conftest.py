@@ -1,0 +1,90 @@
+"""A world small enough to know every answer: flat coloured pictures, captioned by their colour.
+
+A picture's embedding is its mean colour and a caption's the colour it names, so a right model
+finds everything; `noise` spoils it.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from oner_jax.evals.suite import Dataset, Subject
+
+
+class ColourEmbeddings(NamedTuple):
+    projected: np.ndarray
+    backbone: np.ndarray
+
+
+@dataclasses.dataclass
+class ColourEmbedder:
+    noise: float = 0.0
+    calls: int = 0
+
+    def __call__(
+        self, images: np.ndarray | None = None, text: np.ndarray | None = None
+    ) -> ColourEmbeddings:
+        self.calls += 1
+        seen = [] if images is None else [images.mean(axis=(1, 2))]
+        seen += [] if text is None else [text]
+        colour = np.mean(seen, axis=0) - 128.0
+        random = np.random.default_rng(self.calls)
+        colour = colour + self.noise * random.normal(size=colour.shape)
+        unit = colour / np.linalg.norm(colour, axis=1, keepdims=True)
+        return ColourEmbeddings(unit.astype(np.float32), colour.astype(np.float32) + 5)
+
+
+@dataclasses.dataclass
+class ColourPictures:
+    """`number` pictures; the last one repeats the first one's caption, and one has no label."""
+
+    number: int = 30
+
+    def __post_init__(self) -> None:
+        self.colours = np.random.default_rng(0).integers(0, 256, (self.number, 3))
+        self.colours[-1] = self.colours[0]
+        names = ["tone " + " ".join(map(str, colour)) for colour in self.colours]
+        self.captions = [[name, f"{name} picture"] for name in names]
+        self.labels = ["", *names[1:]]
+
+    def image_batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        for first in range(0, self.number, batch_size):
+            colours = self.colours[first : first + batch_size].astype(np.uint8)
+            yield np.broadcast_to(colours[:, None, None], (len(colours), 4, 4, 3))
+
+
+def read_colours(texts: Sequence[str]) -> np.ndarray:
+    return np.array([re.findall(r"\d+", text) for text in texts]).astype(np.int32)
+
+
+@dataclasses.dataclass
+class ColourWorld:
+    workdir: Path
+    pictures: ColourPictures
+
+    def dataset(self, name: str = "val", content_hash: str = "one") -> Dataset:
+        return Dataset(name, content_hash, lambda: self.pictures)
+
+    def subject(
+        self, label: str = "step 7", *, noise: float = 0.0, identity: str = "same"
+    ) -> tuple[Subject, ColourEmbedder]:
+        embedder = ColourEmbedder(noise)
+        subject = Subject(
+            label=label,
+            directory=self.workdir / "eval" / label.replace(" ", "-"),
+            identity=identity,
+            load=lambda: embedder,
+            tokenize=read_colours,
+            load_momentum=lambda: ColourEmbedder(noise),
+        )
+        return subject, embedder
+
+
+@pytest.fixture
+def colour_world(tmp_path: Path) -> ColourWorld:
+    return ColourWorld(tmp_path, ColourPictures())

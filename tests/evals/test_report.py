@@ -1,0 +1,192 @@
+"""The report: complete, self-contained, and honest about what is not there."""
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oner_jax.evals import figures, gallery, page, sections
+from oner_jax.evals.history import History
+from oner_jax.evals.report import Report
+from oner_jax.evals.suite import evaluate_subject
+
+
+class Page(HTMLParser):
+    """Collects text, sources and ids, and checks that tags are closed in order."""
+
+    VOID = frozenset({"meta", "img", "br", "source", "rect", "circle", "path"})
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.alternatives: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        self.sources += [values[key] or "" for key in ("src", "srcset") if key in values]
+        self.links += [values["href"] or ""] if "href" in values else []
+        self.ids |= {values["id"] or ""} if "id" in values else set()
+        if tag == "img":
+            self.alternatives.append(values["alt"] or "")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def write_run(workdir: Any, steps: int = 60) -> None:
+    rows = [
+        {
+            "step": step,
+            "examples_seen": 32 * step,
+            "loss": 5 - step / 20,
+            "loss/itc": float(np.log(step)),
+            "pairs_per_sec": 64.0,
+            "learning_rate": 1e-3,
+        }
+        for step in range(1, steps + 1)
+    ]
+    lines = [json.dumps(row) for row in rows]
+    (workdir / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 61, "lo')
+    config = {"batch_size": 32, "model": {"depth": 2}, "data": {"train": "my <data>"}}
+    (workdir / "config.json").write_text(json.dumps(config))
+    manifest = {
+        "parameters": {"backbone/a": [10, 300], "predictor/b": [1000]},
+        "data": {"records": 480},
+        "devices": ["cpu:0"],
+        "device_kind": "cpu",
+        "revision": "0123456789abcdef",
+    }
+    (workdir / "manifest.json").write_text(json.dumps(manifest))
+
+
+def make_report(world: Any, step: int = 60) -> Report:
+    columns = {}
+    for label, noise in (("step 60", 20.0), ("untrained", 1e6)):
+        subject, _ = world.subject(label, noise=noise)
+        columns[label] = evaluate_subject(subject, [world.dataset()], templates="names")
+
+    def pictures(dataset: str, indices: Any) -> dict[int, Image.Image]:
+        assert dataset == "val"
+        colours = world.pictures.colours
+        return {i: Image.new("RGB", (300, 200), tuple(map(int, colours[i]))) for i in indices}
+
+    return Report(
+        directory=world.workdir / "report",
+        step=step,
+        columns=columns,
+        history=History.read(world.workdir, step),
+        pictures=pictures,
+        descriptions={"val": "colours & <tones>"},
+        command="python -m oner_jax.evaluate --workdir=<here>",
+    )
+
+
+def test_the_page_is_complete_and_needs_nothing_else(colour_world):
+    write_run(colour_world.workdir)
+    path = make_report(colour_world).write()
+    text = path.read_text()
+    parsed = Page(text)
+    assert parsed.sources
+    assert all(source.startswith("data:image/") for source in parsed.sources)
+    assert not re.search(r"url\(|@import|<script|<link", text)
+    assert all(link.removeprefix("#") in parsed.ids for link in parsed.links)
+    assert all(parsed.alternatives)
+    for expected in (
+        "colours & <tones> · 30 pictures, 58 distinct captions",
+        "3 thousand parameters",
+        "1,920 pairs",
+        "4.0 times through the data",
+        "30 s",
+        "untrained",
+        "my <data>",
+        "0123456789ab",
+    ):
+        assert expected in parsed.text
+    for metric in ("picture → caption, first answer", "joint view ↔ its caption"):
+        assert metric in parsed.text
+
+
+def test_every_figure_lies_beside_the_page_in_both_themes(colour_world):
+    write_run(colour_world.workdir)
+    folder = make_report(colour_world).write().parent
+    names = {path.name for path in folder.iterdir()}
+    for name in ("map_val_this_model", "cosines_val_untrained", "curve_loss_itc"):
+        for suffix in ("", "_dark"):
+            with Image.open(folder / f"{name}{suffix}.png") as picture:
+                assert min(picture.size) > 400
+    assert "examples_val.png" in names
+    assert not [name for name in names if name.endswith(".partial")]
+    light, dark = (
+        np.asarray(Image.open(folder / f"curve_loss{suffix}.png").convert("L"))[2, 2]
+        for suffix in ("", "_dark")
+    )
+    assert light > 200 > 60 > dark
+
+
+def test_a_run_without_logs_still_has_a_report(colour_world):
+    text = Page(make_report(colour_world).write().read_text()).text
+    assert "The run logged no metrics." in text
+    assert "not logged" in text
+
+
+def test_history_stops_at_the_step_of_the_checkpoint(tmp_path):
+    write_run(tmp_path)
+    history = History.read(tmp_path, 40)
+    assert history.last["step"] == 40
+    assert history.training_seconds == pytest.approx(40 * 32 / 64)
+    assert history.pairs_per_second == pytest.approx(64)
+    assert history.epochs == pytest.approx(40 * 32 / 480)
+    assert (history.parameters("backbone/"), history.parameters()) == (3000, 4000)
+    assert history.series("loss/itc")[0] == list(range(1, 41))
+    assert history.series("nothing") == ([], [])
+
+
+def test_right_answers_are_marked_and_texts_escaped():
+    answer = {"index": 0, "caption": "<b>bold</b>", "cosine": 0.5, "hit": True}
+    pictures = {0: Image.new("RGB", (8, 8))}
+    grid = gallery.caption_queries(
+        [{"caption": "5 > 3", "answers": [answer, {**answer, "hit": False}]}], pictures
+    )
+    assert grid.count('class="hit"') == grid.count('class="miss"') == 1
+    assert "5 &gt; 3" in grid
+    assert "<b>" not in grid
+    cards = gallery.picture_queries(
+        [{"index": 0, "captions": ["a", "b"], "answers": [answer]}], pictures
+    )
+    assert '<li class="hit">&lt;b&gt;bold' in cards
+    assert "a / b" in Page(cards).text
+
+
+def test_a_large_picture_becomes_a_small_one():
+    shown = page.thumbnail(Image.effect_noise((2000, 1000), 50), "noise")
+    assert len(shown) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(42.4, "42 s"), (552.0, "9 min 12 s"), (10_200.0, "2 h 50 min")]
+)
+def test_durations(seconds, shown):
+    assert sections.duration(seconds) == shown
+
+
+def test_running_mean_equals_a_convolution():
+    values = np.random.default_rng(0).normal(size=50)
+    smooth = figures.running_mean(values.tolist(), 2)
+    np.testing.assert_allclose(smooth[2:-2], np.convolve(values, np.ones(5) / 5, "valid"))
+    assert smooth[0] == pytest.approx(values[:3].mean())

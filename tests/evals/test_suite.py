@@ -1,0 +1,142 @@
+"""Cells: what is in them, when they are made again, and that none is ever half there."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oner_jax.errors import InputError
+from oner_jax.evals.features import Corpus, encode
+from oner_jax.evals.measurement import Measurement, format_ratio, format_value
+from oner_jax.evals.suite import evaluate_subject
+from oner_jax.evals.table import metric_rows, text_table
+from oner_jax.evals.tasks import TASKS
+
+
+def evaluate(world: Any, **options: Any) -> Any:
+    subject, embedder = world.subject(**options)
+    return evaluate_subject(subject, [world.dataset()], templates="names"), embedder
+
+
+def test_a_perfect_model_is_measured_as_perfect(colour_world):
+    cells, _ = evaluate(colour_world)
+    for space in ("projected", "momentum"):
+        found = cells["val"]["retrieval"].measurements(space)
+        assert found["text_R@1"].value == found["image_R@1"].value == 1
+        assert found["text_R@1"].chance == pytest.approx(1 / 29)  # 2 captions among 58
+        assert cells["val"]["zeroshot"].measurements(space)["top1"].value == 1
+    assert cells["val"]["zeroshot"].measurements("projected")["top1"].cases == 29
+    joint = cells["val"]["geometry"].measurements("projected")
+    assert joint["cos_joint_image"].value == pytest.approx(1, abs=1e-4)
+    assert joint["change_other_caption"].value > 0.1
+    assert not cells["val"]["geometry"].measurements("momentum")
+
+
+def test_every_cell_is_a_file_and_is_reused(colour_world):
+    first, embedder = evaluate(colour_world)
+    files = sorted(path.name for path in (colour_world.workdir / "eval/step-7/val").iterdir())
+    assert files == sorted(f"{task}.json" for task in TASKS)
+    again, unused = evaluate(colour_world)
+    assert embedder.calls > 0
+    assert unused.calls == 0
+    assert again == first
+
+
+@pytest.mark.parametrize("change", ["force", "identity", "dataset", "templates", "damage"])
+def test_a_cell_is_made_again_when_what_it_was_made_from_changed(colour_world, change):
+    evaluate(colour_world)
+    cell = colour_world.workdir / "eval/step-7/val/retrieval.json"
+    if change == "damage":
+        cell.write_text(cell.read_text()[:40])
+    subject, embedder = colour_world.subject(identity="new" if change == "identity" else "same")
+    dataset = colour_world.dataset(content_hash="two" if change == "dataset" else "one")
+    templates = "imagenet_slip" if change == "templates" else "names"
+    evaluate_subject(subject, [dataset], templates=templates, force=change == "force")
+    assert embedder.calls > 0
+    assert json.loads(cell.read_text())["task"] == "retrieval"
+
+
+def test_a_failure_leaves_finished_cells_and_no_half_ones(colour_world, monkeypatch):
+    def fail(corpus: Any, spaces: Any) -> Any:
+        raise RuntimeError("killed")
+
+    monkeypatch.setitem(TASKS, "geometry", fail)
+    with pytest.raises(RuntimeError, match="killed"):
+        evaluate(colour_world)
+    folder = colour_world.workdir / "eval/step-7/val"
+    assert sorted(path.name for path in folder.iterdir()) == ["retrieval.json", "zeroshot.json"]
+
+
+def test_features_that_are_not_finite_are_refused(colour_world):
+    subject, _ = colour_world.subject(noise=math.inf)
+    with (
+        np.errstate(invalid="ignore"),
+        pytest.raises(InputError, match=r"not finite; evaluate an earlier checkpoint"),
+    ):
+        evaluate_subject(subject, [colour_world.dataset()], templates="names")
+
+
+def test_progress_reaches_its_end(colour_world):
+    subject, embedder = colour_world.subject()
+    seen = []
+    corpus = Corpus.of(colour_world.pictures)
+    encode(
+        colour_world.pictures,
+        corpus,
+        embedder,
+        subject.tokenize,
+        ["{}"],
+        joint=False,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    # 58 distinct captions, 29 class names (one picture has no label, two share one), 30 pictures.
+    assert seen[-1] == (58 + 29 + 30, 58 + 29 + 30)
+
+
+def test_a_dataset_without_labels_has_no_zeroshot_numbers(colour_world):
+    colour_world.pictures.labels = [""] * colour_world.pictures.number
+    cells, _ = evaluate(colour_world)
+    assert cells["val"]["zeroshot"].measurements("projected") == {}
+    assert "zeroshot" not in text_table({"step 7": cells})
+
+
+def test_the_table_puts_chance_and_ratio_beside_every_number(colour_world):
+    columns = {
+        "step 7": evaluate(colour_world)[0],
+        "untrained": evaluate(colour_world, label="untrained", noise=1e6)[0],
+    }
+    lines = text_table(columns).splitlines()
+    assert lines[0].split() == [
+        *("metric", "chance", "step", "7", "×", "chance", "untrained", "backbone", "momentum")
+    ]
+    row = next(line.split() for line in lines if line.startswith("retrieval/val/text_R@1 "))
+    assert row[1:4] == ["3.45%", "100.0%", "29×"]
+    assert float(row[4].rstrip("%")) < 20
+    assert len(lines) == 1 + len(metric_rows(columns))
+
+
+@pytest.mark.parametrize(
+    ("number", "fraction", "shown"),
+    [
+        (0.0006, True, "0.06%"),
+        (0.126, True, "12.6%"),
+        (0.0, True, "0.0%"),
+        (1.0, True, "100.0%"),
+        (-0.00001, False, "0.000"),
+        (math.nan, False, "n/a"),
+    ],
+)
+def test_numbers_as_shown(number, fraction, shown):
+    assert format_value(number, fraction) == shown
+
+
+def test_ratio_and_interval():
+    measured = Measurement(value=0.5, chance=0.01, cases=100)
+    assert format_ratio(measured.ratio) == "50×"
+    # Wilson's interval for 50 of 100, from the published formula.
+    assert measured.half_width == pytest.approx(0.0961, abs=1e-4)
+    assert math.isnan(Measurement(0.5, 0.0).ratio)
+    stored = json.loads(json.dumps(Measurement(math.nan, 0.5).to_json()))
+    assert math.isnan(Measurement.from_json(stored).value)
