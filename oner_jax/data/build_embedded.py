@@ -1,8 +1,9 @@
 """Builds the data that come with the package, from a directory of pairs.jsonl and images.
 
-    python -m oner_jax.data.build_embedded --source=DIR --output=oner_jax/data/embedded
+    python -m oner_jax.data.build_embedded --source=DIR --output=NEW_DIR
 
-The same source gives the same bytes. Pictures are drawings that were cropped to their content, so
+makes what is committed beside LICENSES.md in oner_jax/data/embedded. The same source and the same
+version of Pillow give the same bytes. Pictures are drawings that were cropped to their content, so
 each is put in the middle of a transparent square before it is shrunk.
 """
 

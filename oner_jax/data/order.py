@@ -95,8 +95,8 @@ def position_uniforms(
     """Independent uniform numbers in [0, 1) for each position: its crop, flip and caption."""
     words = np.asarray(positions, np.int64).astype(np.uint64)[:, None] * np.uint64(draws)
     words = words + np.arange(draws, dtype=np.uint64)
-    bits = _keys(seed, _UNIFORM_STREAM, words.ravel()).reshape(words.shape)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    bits = _keys(seed, _UNIFORM_STREAM, words.ravel()) >> np.uint64(11)
+    return (bits * 2.0**-53).reshape(words.shape)
 
 
 def batch_positions(

@@ -13,11 +13,11 @@ import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64, UInt8, UInt32
+from ml_collections import ConfigDict
 
 from oner_jax.data import images, order, records
 from oner_jax.data.host_tensorflow import tf
@@ -57,6 +57,13 @@ class DataOptions:
     flip: bool = False
     shuffle_captions: bool = False
     threads: int = 0
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> "DataOptions":
+        """The options of a run's config: its `data` section, and the model's input sizes."""
+        names = {field.name for field in dataclasses.fields(cls)} & set(config.data)
+        sizes = {"image_size": config.model.image_size, "text_tokens": config.model.text_tokens}
+        return cls(**sizes, **{name: config.data[name] for name in names})
 
 
 def training_batches(
@@ -115,7 +122,7 @@ def training_batches(
     def indices_of(step: int) -> Int64[np.ndarray, " b"]:
         return reader.indices(positions(step))
 
-    return _named_failures(dataset, split, indices_of, first_step)
+    return _Batches(dataset, split, indices_of, first_step)
 
 
 class _TrainingReader:
@@ -216,7 +223,7 @@ class EvaluationSet:
         steps = -(-total // batch_size)
         dataset = tf.data.Dataset.range(steps).map(load, num_parallel_calls=2)
         dataset = _decoded(dataset, self.image_size, batch_size, threads=0)
-        for batch in _named_failures(dataset, self.split, indices_of, first_step=0):
+        for batch in _Batches(dataset, self.split, indices_of, first_step=0):
             yield batch["image"]
 
 
@@ -252,23 +259,39 @@ def _decoded(
     return dataset.batch(batch_size).prefetch(_PREFETCH_BATCHES).with_options(options)
 
 
-def _named_failures(
-    dataset: tf.data.Dataset, split: records.Split, indices_of: Any, first_step: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """The dataset's batches; a failure becomes an InputError that names the record at fault."""
-    step = first_step
-    try:
-        for batch in dataset.as_numpy_iterator():
-            yield batch
-            step += 1
-    except tf.errors.OpError as error:
-        _raise_for_bad_record(split, indices_of(step))
-        raise RuntimeError(f"dataset {split.name}: step {step} failed: {error.message}") from error
+class _Batches(Iterator[dict[str, np.ndarray]]):
+    """A dataset's batches of steps `first_step`, ...; a failure names the record at fault.
+
+    Finding that record is left to the failure: the step is known, so its records are tried again.
+    """
+
+    def __init__(
+        self,
+        dataset: tf.data.Dataset,
+        split: records.Split,
+        indices_of: Callable[[int], Int64[np.ndarray, " b"]],
+        first_step: int,
+    ):
+        self._batches = dataset.as_numpy_iterator()
+        self._split = split
+        self._indices_of = indices_of
+        self._step = first_step
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        try:
+            batch = next(self._batches)
+        except tf.errors.OpError as error:
+            _raise_for_bad_record(self._split, self._indices_of(self._step))
+            raise RuntimeError(
+                f"dataset {self._split.name}: batch {self._step} failed: {error.message}"
+            ) from error
+        self._step += 1
+        return batch
 
 
-def _raise_for_bad_record(split: records.Split, indices: Sequence[int]) -> None:
+def _raise_for_bad_record(split: records.Split, indices: Iterable[int]) -> None:
     """Reads a failed batch's records one by one and raises InputError at the first bad one."""
-    for index in map(int, indices):
+    for index in indices:
         name = f"number {index}"
         try:
             record = records.Record.parse(split.read([index])[0])

@@ -11,7 +11,7 @@ A split is named by its directory, local or gs://, or as "embedded:NAME" for tho
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ class Split:
         """Changes when any byte of any record changes."""
         return self.manifest["content_hash"]
 
-    def read(self, indices: Sequence[int]) -> list[bytes]:
+    def read(self, indices: Iterable[int]) -> list[bytes]:
         """Serialised records at these indices of the split, in the order asked for."""
         return list(self._source.__getitems__([int(index) for index in indices]))
 
