@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -74,16 +75,13 @@ def from_json(text: str) -> ConfigDict:
     return ConfigDict(json.loads(text)).lock()
 
 
-def check_override_names(config: ConfigDict, arguments: Sequence[str]) -> None:
-    """Raise InputError for a `--config.KEY` of `arguments` that `config` does not have."""
-    valid = [key for key, _ in flatten(config)]
+def check_recipe_argument(arguments: Sequence[str]) -> None:
+    """Raise InputError if `--config` on this command line names a file that is not there."""
     for argument in arguments:
-        if not argument.startswith(("--config.", "-config.")):
-            continue
-        key = argument.split("=", 1)[0].split("config.", 1)[1]
-        if key in valid or any(name.startswith(key + ".") for name in valid):
-            continue
-        raise InputError(f"unknown config key {key!r}{nearest(key, valid)}")
+        name, _, value = argument.lstrip("-").partition("=")
+        path = Path(value.split(":", 1)[0])
+        if name == "config" and not path.is_file():
+            raise InputError(f"--config={value}: there is no file {path}")
 
 
 def resolve(config: ConfigDict, *, training_records: int, vocabulary_size: int) -> ConfigDict:

@@ -6,8 +6,9 @@ saved (75 is sysexits' EX_TEMPFAIL: "try again"); 1 anything else (traceback sho
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from absl import app
+from absl import app, flags, logging
 
 EXIT_BAD_INPUT = 2
 EXIT_PREEMPTED = 75
@@ -21,10 +22,32 @@ class Preempted(Exception):
     """The run was asked to stop and saved a checkpoint at its current step."""
 
 
-def run_program(main: Callable[[Sequence[str]], None]) -> None:
-    """Run `main` as an absl app, turning `InputError` and `Preempted` into their exit codes."""
+def run_program(
+    main: Callable[[Sequence[str]], None],
+    check_arguments: Callable[[Sequence[str]], None] = lambda arguments: None,
+) -> None:
+    """Run `main` as an absl app, turning `InputError` and `Preempted` into their exit codes.
+
+    `check_arguments` sees the command line before the flags are read, to name what is wrong with
+    it better than the flags library does.
+    """
+
+    def parse(arguments: Sequence[str]) -> list[str]:
+        try:
+            check_arguments(arguments)
+            return flags.FLAGS(list(arguments))
+        except InputError as error:
+            _exit_bad_input(error)
+        except (AttributeError, KeyError) as error:
+            # How ml_collections answers an override of a key that the recipe does not have.
+            _exit_bad_input("unknown config key " + " ".join(str(error.args[0]).split()))
+        except (flags.Error, TypeError, ValueError) as error:
+            _exit_bad_input(" ".join(str(error).split()))
 
     def guarded_main(arguments: Sequence[str]) -> None:
+        # Libraries log every stage of every save; --verbosity=0 brings that back.
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         try:
             if len(arguments) > 1:
                 raise InputError(
@@ -32,10 +55,14 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
                 )
             main(arguments)
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(EXIT_BAD_INPUT)
+            _exit_bad_input(error)
         except Preempted as error:
             print(str(error), file=sys.stderr)
             sys.exit(EXIT_PREEMPTED)
 
-    app.run(guarded_main)
+    app.run(guarded_main, flags_parser=parse)
+
+
+def _exit_bad_input(message: object) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_BAD_INPUT)

@@ -138,6 +138,8 @@ def _set_compilation_cache(folder: str) -> None:
 
 
 def main(_: Sequence[str]) -> None:
+    if CONFIG.value is None:
+        raise InputError("--config is missing: name a recipe, for example configs/oner.py:tiny")
     if WORKDIR.value is None:
         raise InputError("--workdir is missing: name a folder for the run")
     started = time.monotonic()
@@ -146,4 +148,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, configuration.check_recipe_argument)

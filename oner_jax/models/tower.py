@@ -60,7 +60,7 @@ class Attention(nnx.Module):
         self,
         tokens: Float[Array, "b length width"],
         segments: tuple[Segment, ...],
-        key_masks: Sequence[Bool[Array, "b keys"] | None],
+        key_masks: Sequence[Bool[Array, "b _"] | None],
     ) -> Float[Array, "b length width"]:
         qkv = checkpoint_name(self.qkv(tokens), "qkv")
         query, key, value = (qkv[:, :, i] for i in range(3))
@@ -107,7 +107,7 @@ class Block(nnx.Module):
         self,
         tokens: Float[Array, "b length width"],
         segments: tuple[Segment, ...],
-        key_masks: Sequence[Bool[Array, "b keys"] | None],
+        key_masks: Sequence[Bool[Array, "b _"] | None],
     ) -> Float[Array, "b length width"]:
         normed = self.attention_norm(tokens).astype(self.dtype)
         tokens = tokens + self.attention(normed, segments, key_masks)
@@ -134,7 +134,7 @@ class Tower(nnx.Module):
         self,
         tokens: Float[Array, "b length width"],
         segments: tuple[Segment, ...],
-        key_masks: Sequence[Bool[Array, "b keys"] | None],
+        key_masks: Sequence[Bool[Array, "b _"] | None],
     ) -> Float[Array, "b length width"]:
         """Last-layer states in float32. `key_masks[i]` is False where segment i is padding."""
         definition, stacked = nnx.split(self.blocks)

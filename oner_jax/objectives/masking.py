@@ -67,14 +67,16 @@ def draw_word_mask(
     mask_id: int,
     fraction: float,
 ) -> MaskedWords:
-    """Hide `fraction` of each caption's whole words, at least one, padding never.
+    """Hide `fraction` of each caption's whole words, padding never.
 
-    A word is a piece that starts one (`word_start`) and the pieces after it. Words are taken in
-    random order while their pieces fit `prediction_slots`, so every hidden piece is predicted.
+    A word is a piece that starts one (`word_start`) and the pieces after it. The number of words
+    is rounded up or down at random, so that its mean is exact: hiding at least one would hide
+    half of a caption of two words. Words are taken in random order while their pieces fit
+    `prediction_slots`, so every hidden piece is predicted.
     """
     length = ids.shape[1]
     slots = prediction_slots(length, fraction)
-    order_key, action_key, random_key = jax.random.split(key, 3)
+    order_key, number_key, action_key, random_key = jax.random.split(key, 4)
     real = ids != PAD_ID
     starts = (word_start[ids] | (jnp.arange(length) == 0)) & real
     word_of_piece = jnp.cumsum(starts, axis=1) - 1
@@ -88,7 +90,8 @@ def draw_word_mask(
     # Pieces taken by this word and every word ranked before it.
     not_after = ranks[:, :, None] >= ranks[:, None, :]
     taken = jnp.sum(jnp.where(not_after, pieces_of_word[:, None, :], 0), axis=2)
-    wanted = jnp.maximum(1, jnp.round(fraction * words)).astype(jnp.int32)
+    round_up = jax.random.uniform(number_key, words.shape)
+    wanted = jnp.floor(fraction * words + round_up).astype(jnp.int32)
     chosen = is_word & (ranks < wanted[:, None]) & (taken <= slots)
     hidden = jnp.take_along_axis(chosen, word_of_piece, axis=1) & real
 

@@ -29,10 +29,10 @@ class Checkpoints:
     """The checkpoints of one run. Use as a context manager: leaving it waits for the last save."""
 
     def __init__(self, workdir: str | Path, *, interval_steps: int, keep: int):
+        self._interval_steps = interval_steps
         self._manager = ocp.CheckpointManager(
             Path(workdir).resolve() / DIRECTORY,
             options=ocp.CheckpointManagerOptions(
-                save_interval_steps=interval_steps,
                 max_to_keep=keep,
                 enable_async_checkpointing=True,
             ),
@@ -50,7 +50,7 @@ class Checkpoints:
 
     def due(self, step: int) -> bool:
         """Whether the interval asks for a checkpoint at `step`."""
-        return self._manager.should_save(step)
+        return step % self._interval_steps == 0
 
     def save(self, step: int, state: TrainState, position: Mapping[str, Any]) -> None:
         """Save `state` and the data position in the background, unless `step` is there already."""

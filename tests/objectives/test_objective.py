@@ -1,0 +1,195 @@
+"""Every term of the objective against the float64 oracle; micro-batches against the whole."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from oner_jax.errors import InputError
+from oner_jax.models.architectures import PureModel
+from oner_jax.objectives.objective import ObjectiveSettings
+from tests import small
+from tests.oracle import Oracle, float64, mix, nce
+
+
+def loss_and_masks(model, objective, parameters, momentum, batch, seed=3):
+    """The terms as training computes them on one device, and the masks that were drawn."""
+
+    @jax.jit
+    def compute(parameters, momentum, batch):
+        prepared = objective.prepare(jax.random.key(seed), batch)
+        keys = objective.make_keys(model.bind_backbone(momentum), prepared)
+        captions = objective.key_captions(batch.caption_hash)
+        totals = objective.totals(prepared)
+        loss, metrics = objective.loss(model.bind(parameters), prepared, keys, captions, totals)
+        return loss, metrics, prepared
+
+    return compute(parameters, momentum, batch)
+
+
+@functools.cache
+def case(mask_equal_captions=True, temperature=0.2):
+    settings = small.settings()
+    model = PureModel(settings)
+    parameters, twin = small.parameters(model, 0), small.parameters(model, 5)["backbone"]
+    batch = small.batch(settings)
+    objective = small.objective(
+        settings, mask_equal_captions=mask_equal_captions, temperature=temperature
+    )
+    computed = loss_and_masks(model, objective, parameters, twin, batch)
+    return settings, parameters, twin, batch, computed
+
+
+def oracle_states(settings, parameters, twin, batch, prepared):
+    """Per example: online queries and states, momentum keys, masks, all in float64."""
+    oracle = Oracle(parameters, patch_size=settings.patch_size, heads=settings.heads)
+    twin = float64(twin)
+    rows = []
+    for i in range(len(batch.text)):
+        image = np.asarray(batch.image[i], np.float64) / 127.5 - 1
+        count = int((np.asarray(batch.text[i]) != 0).sum())
+        clean = np.asarray(batch.text[i])[:count]
+        masked = np.asarray(prepared.words.inputs[i])[:count]
+        joint = np.asarray(prepared.joint_words.inputs[i])[:count]
+        patch_mask = np.asarray(prepared.patch_mask[i])
+        online = oracle.p["backbone"]
+        views = {
+            "I": oracle.view(online, image=image, patch_mask=patch_mask),
+            "T": oracle.view(online, ids=masked),
+            "IT": oracle.view(online, image=image, ids=joint, patch_mask=patch_mask),
+        }
+        keys = {
+            "I": oracle.view(twin, image=image),
+            "T": oracle.view(twin, ids=clean),
+            "IT": oracle.view(twin, image=image, ids=clean),
+        }
+        rows.append(
+            {
+                "states": views,
+                "q": {name: oracle.query(view[0]) for name, view in views.items()},
+                "k": {name: oracle.key(twin, view[0]) for name, view in keys.items()},
+                "pixels": oracle.patches(image),
+                "patch_mask": patch_mask,
+            }
+        )
+    return oracle, rows
+
+
+def stacked(rows, side, view):
+    return np.stack([row[side][view] for row in rows])
+
+
+@pytest.mark.parametrize("mask_equal_captions", [True, False])
+@pytest.mark.parametrize("temperature", [0.2, 0.07])
+def test_contrastive_terms_equal_the_equations(mask_equal_captions, temperature):
+    settings, parameters, twin, batch, (_, metrics, prepared) = case(
+        mask_equal_captions, temperature
+    )
+    _, rows = oracle_states(settings, parameters, twin, batch, prepared)
+    q = {view: stacked(rows, "q", view) for view in ("I", "T", "IT")}
+    k = {view: stacked(rows, "k", view) for view in ("I", "T", "IT")}
+    captions = np.asarray(batch.caption_hash) if mask_equal_captions else None
+    itc = nce(q["I"], k["T"], temperature, captions) + nce(q["T"], k["I"], temperature, captions)
+    cmc = nce(q["IT"], mix(k["I"], k["T"]), temperature, captions) + nce(
+        mix(q["I"], q["T"]), k["IT"], temperature, captions
+    )
+    np.testing.assert_allclose(metrics["loss/itc"], itc, rtol=2e-5)
+    np.testing.assert_allclose(metrics["loss/cmc"], cmc, rtol=2e-5)
+
+
+def pixel_loss(oracle, rows, view):
+    errors = [
+        np.abs(oracle.pixels(row["states"][view][1 : 1 + len(mask)])[mask] - row["pixels"][mask])
+        for row in rows
+        for mask in [row["patch_mask"]]
+    ]
+    return np.mean(np.concatenate(errors))
+
+
+def word_loss(oracle, rows, view, first_word, masked):
+    surprises = []
+    for row, positions, targets, weights in zip(
+        rows, masked.positions, masked.targets, masked.weights, strict=True
+    ):
+        for position, target, weight in zip(positions, targets, weights, strict=True):
+            if weight:
+                state = row["states"][view][first_word + int(position)]
+                surprises.append(-oracle.word_log_probabilities(state)[int(target)])
+    return np.mean(surprises)
+
+
+def test_reconstruction_terms_equal_the_equations():
+    settings, parameters, twin, batch, (loss, metrics, prepared) = case()
+    oracle, rows = oracle_states(settings, parameters, twin, batch, prepared)
+    first_joint_word = 1 + settings.patches
+    mim = pixel_loss(oracle, rows, "I")
+    mlm = word_loss(oracle, rows, "T", 1, prepared.words)
+    mmm = pixel_loss(oracle, rows, "IT") + word_loss(
+        oracle, rows, "IT", first_joint_word, prepared.joint_words
+    )
+    np.testing.assert_allclose(metrics["loss/mim"], mim, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss/mlm"], mlm, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss/mmm"], mmm, rtol=1e-5)
+    parts = sum(metrics[f"loss/{name}"] for name in small.ALL_TERMS)
+    np.testing.assert_allclose(loss, parts, rtol=1e-6)
+
+
+def test_a_weight_scales_its_term_and_zero_leaves_it_out():
+    settings = small.settings()
+    model = PureModel(settings)
+    parameters = small.parameters(model)
+    objective = small.objective(settings, {"itc": 0.5, "cmc": 0.0, "mlm": 2.0})
+    loss, metrics, _ = loss_and_masks(
+        model, objective, parameters, parameters["backbone"], small.batch(settings)
+    )
+    assert {name for name in metrics if name.startswith("loss/")} == {"loss/itc", "loss/mlm"}
+    assert [view.name for view in objective.online_views] == ["I", "T"]
+    expected = 0.5 * metrics["loss/itc"] + 2 * metrics["loss/mlm"]
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_contrast_alone_sees_unmasked_inputs():
+    settings = small.settings()
+    objective = small.objective(settings, {"itc": 1.0})
+    prepared = objective.prepare(jax.random.key(0), small.batch(settings))
+    assert not prepared.patch_mask.any()
+    np.testing.assert_array_equal(prepared.words.inputs, prepared.text)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"weights": {"itx": 1.0}}, "itx"),
+        ({"weights": {"itc": 0.0}}, "weight"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"word_mask_fraction": 1.0}, "word_mask_fraction"),
+    ],
+)
+def test_an_impossible_objective_is_refused_by_name(change, named):
+    valid = dict(
+        weights={"itc": 1.0},
+        temperature=0.1,
+        mask_equal_captions=True,
+        image_mask_fraction=0.6,
+        image_mask_block_patches=2,
+        word_mask_fraction=0.15,
+    )
+    with pytest.raises(InputError, match=named):
+        ObjectiveSettings(**valid | change)
+
+
+def test_gradient_reaches_every_parameter_but_padding_embeddings():
+    settings = small.settings()
+    model = PureModel(settings)
+    parameters = small.parameters(model)
+    objective = small.objective(settings)
+    batch = small.batch(settings)
+
+    def loss(parameters):
+        return loss_and_masks(model, objective, parameters, parameters["backbone"], batch)[0]
+
+    gradients = jax.grad(loss)(parameters)
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+        assert jnp.any(gradient != 0), jax.tree_util.keystr(path)
