@@ -13,6 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
+from oner_jax.data.command_line import required
 from oner_jax.data.image_files import ImageOptions
 from oner_jax.data.ingest import IngestOptions, write_dataset
 from oner_jax.data.sources import RawExample, read_jsonl
@@ -38,13 +39,13 @@ def embedded_examples(source: Path) -> Iterator[RawExample]:
 
 def main(_: Sequence[str]) -> None:
     """Writes the splits and the tokenizer."""
-    source, output = Path(flags.FLAGS.source), Path(flags.FLAGS.output)
+    source, output = map(Path, required("source", "output"))
     counts = write_dataset(lambda: embedded_examples(source), output, OPTIONS)
     for name, examples in counts.items():
         print(f"{output / name}: {examples:,} examples")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("source", None, "directory of pairs.jsonl and images", required=True)
-    flags.DEFINE_string("output", None, "directory to make", required=True)
+    flags.DEFINE_string("source", None, "directory of pairs.jsonl and images")
+    flags.DEFINE_string("output", None, "directory to make")
     run_program(main)

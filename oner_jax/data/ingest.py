@@ -22,6 +22,7 @@ import numpy as np
 from absl import flags
 
 from oner_jax.data import images, records, text
+from oner_jax.data.command_line import required
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.data.image_files import ImageOptions, stored_image
 from oner_jax.data.progress import Progress
@@ -75,13 +76,16 @@ def write_dataset(
     `read_examples` is called twice: to check and count before any image is read, then to write.
     Raises InputError for bad input; `output` then does not exist.
     """
-    if "://" in str(output):
-        raise InputError(f"--output={output}: ingest writes to local disk; copy the result there")
     if output.exists():
         raise InputError(f"--output={output}: exists already; give a new directory")
+    if not output.parent.is_dir():
+        raise InputError(f"--output={output}: {output.parent} is no local directory; make it first")
     total, rule = _check(read_examples(), options.validation_fraction)
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir()
+    except OSError as error:
+        raise InputError(f"--output={output}: cannot be made ({error.strerror})") from error
     try:
         counts = _write_splits(read_examples(), total, rule, partial, options)
         if options.vocabulary_size:
@@ -206,16 +210,15 @@ def _train_tokenizer(directory: Path, vocabulary_size: int) -> None:
     if not (directory / TRAIN).exists():
         raise InputError("--vocabulary_size: there is no train split to take captions from")
     split = records.open_split(str(directory / TRAIN))
-    captions = (caption for record in split.records() for caption in record.captions)
-    model = text.train_tokenizer(captions, vocabulary_size)
+    model = text.train_tokenizer(split.captions(), vocabulary_size)
     text.write_model(model, directory / TOKENIZER_FILE)
 
 
 def define_flags() -> None:
-    """The program's command line."""
+    """The program's command line; not at import, where it would be every program's."""
     defaults = IngestOptions()
-    flags.DEFINE_string("source", None, "JSONL file of image paths and captions", required=True)
-    flags.DEFINE_string("output", None, "directory to make", required=True)
+    flags.DEFINE_string("source", None, "JSONL file of image paths and captions")
+    flags.DEFINE_string("output", None, "directory to make")
     flags.DEFINE_float(
         "validation_fraction",
         defaults.validation_fraction,
@@ -239,8 +242,8 @@ def define_flags() -> None:
 
 def main(_: Sequence[str]) -> None:
     """Reads the source, writes the dataset, and says what to train on."""
+    source, output = map(Path, required("source", "output"))
     values = flags.FLAGS
-    source, output = Path(values.source), Path(values.output)
     options = IngestOptions(
         images=ImageOptions(maximum_side=values.maximum_side),
         validation_fraction=values.validation_fraction,

@@ -93,10 +93,10 @@ def position_uniforms(
     positions: Int64[np.ndarray, " n"], draws: int, seed: int
 ) -> Float64[np.ndarray, "n draws"]:
     """Independent uniform numbers in [0, 1) for each position: its crop, flip and caption."""
-    words = np.asarray(positions, np.int64).astype(np.uint64)[:, None] * np.uint64(draws)
-    words = words + np.arange(draws, dtype=np.uint64)
+    first = np.asarray(positions, np.int64).astype(np.uint64) * np.uint64(draws)
+    words = np.add.outer(first, np.arange(draws, dtype=np.uint64))
     bits = _keys(seed, _UNIFORM_STREAM, words.ravel()) >> np.uint64(11)
-    return (bits * 2.0**-53).reshape(words.shape)
+    return np.ldexp(bits.astype(np.float64), -53).reshape(words.shape)
 
 
 def batch_positions(

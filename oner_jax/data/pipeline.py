@@ -14,6 +14,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64, UInt8, UInt32
@@ -289,7 +290,7 @@ class _Batches(Iterator[dict[str, np.ndarray]]):
         return batch
 
 
-def _raise_for_bad_record(split: records.Split, indices: Iterable[int]) -> None:
+def _raise_for_bad_record(split: records.Split, indices: Iterable[SupportsIndex]) -> None:
     """Reads a failed batch's records one by one and raises InputError at the first bad one."""
     for index in indices:
         name = f"number {index}"

@@ -19,9 +19,9 @@ class Progress:
         self._interval_seconds = interval
         self._start = self._reported = time.monotonic()
 
-    def advance(self) -> None:
-        """One more item is done."""
-        self._done += 1
+    def advance(self, items: int = 1) -> None:
+        """So many more items are done."""
+        self._done += items
         now = time.monotonic()
         if now - self._reported >= self._interval_seconds:
             self._reported = now

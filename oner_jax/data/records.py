@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -105,7 +105,7 @@ class Split:
         """Changes when any byte of any record changes."""
         return self.manifest["content_hash"]
 
-    def read(self, indices: Iterable[int]) -> list[bytes]:
+    def read(self, indices: Iterable[SupportsIndex]) -> list[bytes]:
         """Serialised records at these indices of the split, in the order asked for."""
         return list(self._source.__getitems__([int(index) for index in indices]))
 
@@ -114,6 +114,11 @@ class Split:
         for first in range(0, len(self), _READ_BATCH):
             for serialised in self.read(range(first, min(first + _READ_BATCH, len(self)))):
                 yield Record.parse(serialised)
+
+    def captions(self) -> Iterator[str]:
+        """All captions of all records."""
+        for record in self.records():
+            yield from record.captions
 
 
 def open_split(name: str) -> Split:

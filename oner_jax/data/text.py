@@ -25,6 +25,7 @@ import sentencepiece
 from absl import flags
 from jaxtyping import Bool, Int32, UInt32
 
+from oner_jax.data.command_line import required
 from oner_jax.errors import InputError, run_program
 
 EMBEDDED = "embedded"
@@ -186,25 +187,27 @@ def write_model(model: bytes, path: Path) -> None:
     partial.replace(path)
 
 
+def define_flags() -> None:
+    """The program's command line; not at import, where it would be every program's."""
+    flags.DEFINE_string("data", None, "split to read captions from, e.g. embedded:train")
+    flags.DEFINE_integer("vocabulary_size", 4096, "number of ids, special ones included")
+    flags.DEFINE_string("output", None, "file to write, e.g. tokenizer.model")
+
+
 def main(_: Sequence[str]) -> None:
     """Trains a tokenizer on all captions of a split."""
     # Reading records takes TensorFlow, which users of `Tokenizer` alone must not need.
     from oner_jax.data import records
 
-    options = flags.FLAGS
-    output = Path(options.output)
+    data, output_name = required("data", "output")
+    output, size = Path(output_name), flags.FLAGS.vocabulary_size
     if not output.parent.is_dir():
         raise InputError(f"--output={output}: directory {output.parent} does not exist")
-    split = records.open_split(options.data)
-    captions = (caption for record in split.records() for caption in record.captions)
-    write_model(train_tokenizer(captions, options.vocabulary_size), output)
-    print(
-        f"wrote {output}: {options.vocabulary_size} ids from the captions of {len(split)} examples"
-    )
+    split = records.open_split(data)
+    write_model(train_tokenizer(split.captions(), size), output)
+    print(f"wrote {output}: {size:,} ids from the captions of {len(split):,} examples")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data", None, "split to read captions from", required=True)
-    flags.DEFINE_integer("vocabulary_size", 4096, "number of ids, special ones included")
-    flags.DEFINE_string("output", None, "file to write, e.g. tokenizer.model", required=True)
+    define_flags()
     run_program(main)

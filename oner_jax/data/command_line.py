@@ -1,0 +1,13 @@
+"""What the programs that make data share about their command lines."""
+
+from absl import flags
+
+from oner_jax.errors import InputError
+
+
+def required(*names: str) -> list[str]:
+    """The values of these flags. InputError at the first that was not given."""
+    for name in names:
+        if flags.FLAGS[name].value is None:
+            raise InputError(f"--{name} is missing: give the {flags.FLAGS[name].help}")
+    return [flags.FLAGS[name].value for name in names]
