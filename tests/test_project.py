@@ -1,0 +1,76 @@
+"""The project's own files: declared requirements, and how `make` refuses an unfit interpreter."""
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+
+
+def declared(*files: str) -> list[Requirement]:
+    lines = [line for file in files for line in (ROOT / file).read_text().splitlines()]
+    return [Requirement(line) for line in lines if line and not line.startswith((" ", "#"))]
+
+
+def names(requirements: list[Requirement]) -> set[str]:
+    return {canonicalize_name(requirement.name) for requirement in requirements}
+
+
+def imported_distributions(folders: list[str]) -> set[str]:
+    modules = set()
+    for path in [path for folder in folders for path in (ROOT / folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                modules.add(node.module.split(".")[0])
+    owners = packages_distributions()
+    foreign = modules - set(sys.stdlib_module_names) - {"oner_jax", "configs", "tests"}
+    return {canonicalize_name(owners[module][0]) for module in foreign}
+
+
+def test_every_import_is_declared():
+    programs = names(declared("requirements.txt"))
+    assert imported_distributions(["oner_jax", "configs"]) <= programs
+    development = names(declared("requirements-dev.txt"))
+    assert imported_distributions(["tests"]) <= programs | development
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-lowest.lock"])
+def test_the_locks_pin_every_requirement_within_its_range(lock: str):
+    pins = declared(lock)
+    for requirement in declared("requirements.txt", "requirements-dev.txt"):
+        versions = [
+            specifier.version
+            for pin in pins
+            if names([pin]) == names([requirement])
+            for specifier in pin.specifier
+        ]
+        assert versions, f"{lock} lacks {requirement.name}: run make lock"
+        assert all(requirement.specifier.contains(version) for version in versions), requirement
+
+
+@pytest.mark.parametrize(
+    ("interpreter", "complaint"),
+    [
+        ("exit 127", "does not run"),
+        ('case "$*" in *version_info*) exit 1;; *python_version*) echo 3.9.2;; esac', "3.9.2"),
+        ('case "$*" in *ensurepip*) exit 1;; esac', "sudo apt install python3-venv"),
+    ],
+)
+def test_make_refuses_an_unfit_interpreter(tmp_path: Path, interpreter: str, complaint: str):
+    python = tmp_path / "python3"
+    python.write_text(f"#!/bin/sh\n{interpreter}\n")
+    python.chmod(0o755)
+    command = ["make", "venv", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "error:" in result.stderr
+    assert complaint in result.stderr
+    assert not (tmp_path / "venv").exists()
