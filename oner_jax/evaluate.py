@@ -10,22 +10,23 @@ import hashlib
 import io
 import re
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
+from oner_jax.data.progress import Progress
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError, run_program
-from oner_jax.evals.features import EmbedsViews, Progress
+from oner_jax.evals import wording
+from oner_jax.evals.features import EmbedsViews, RowsDone
 from oner_jax.evals.history import History
 from oner_jax.evals.report import Report
 from oner_jax.evals.suite import Dataset, Subject, evaluate_subject
-from oner_jax.evals.table import Cells, text_table
+from oner_jax.evals.table import Columns, text_table
 from oner_jax.evals.templates import template_set
 from oner_jax.models.embedding import Embedder
 from oner_jax.training.checkpoints import available_steps, load_run, read_config
@@ -34,9 +35,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 UNTRAINED = "untrained"
-LINE_SECONDS = 10.0
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run to evaluate.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run to evaluate.")
 STEP = flags.DEFINE_string("step", "last", "Checkpoint: a step, or last.")
 DATASETS = flags.DEFINE_list(
     "datasets", [], "Names from config.data.evaluation, or splits; default: all of the config's."
@@ -55,7 +55,7 @@ def evaluate(
     templates: str = "names",
     force: bool = False,
     command: str = "python -m oner_jax.evaluate",
-) -> tuple[dict[str, Cells], Path]:
+) -> tuple[Columns, Path]:
     """Results by column (the run, untrained, the compared runs) and the path of the report.
 
     Raises InputError for a folder without a finished checkpoint, an unknown dataset or template
@@ -65,12 +65,15 @@ def evaluate(
     config = read_config(workdir)
     names = _choose_datasets(config, datasets)
     number = _checkpoint_step(workdir, step)
-    subjects = [_trained(workdir, number, f"step {number}", momentum=True), _untrained(workdir)]
-    labels = _short_names(compare)
-    subjects += [
-        _trained(folder, _checkpoint_step(folder, "last"), label, momentum=False)
-        for folder, label in zip(compare, labels, strict=True)
+    subjects = [
+        _subject(workdir, number, f"step {number}"),
+        _subject(workdir, "init", UNTRAINED),
+        *(
+            _subject(folder, _checkpoint_step(folder, "last"), label)
+            for folder, label in zip(compare, _short_names(compare), strict=True)
+        ),
     ]
+    _set_compilation_cache(config.compilation_cache)
     columns = {
         subject.label: evaluate_subject(
             subject,
@@ -87,7 +90,11 @@ def evaluate(
         columns=columns,
         history=History.read(workdir, number),
         pictures=lambda dataset, indices: read_pictures(names[dataset], indices),
-        descriptions={},
+        descriptions={
+            name: wording.DATASETS[split]
+            for name, split in names.items()
+            if split in wording.DATASETS
+        },
         command=command,
     )
     return columns, report.write()
@@ -103,19 +110,8 @@ def _checkpoint_step(workdir: Path, step: str) -> int:
     return load_run(workdir, step).step  # raises, naming what there is
 
 
-def _trained(workdir: Path, step: int, label: str, *, momentum: bool) -> tuple[Subject, int]:
-    """The checkpoint of a step, and the size of the pictures it reads."""
-    return _subject(workdir, step, label, f"step-{step}", momentum=momentum)
-
-
-def _untrained(workdir: Path) -> tuple[Subject, int]:
-    """The same model with the weights it started from."""
-    return _subject(workdir, "init", UNTRAINED, UNTRAINED, momentum=False)
-
-
-def _subject(
-    workdir: Path, step: int | str, label: str, directory: str, *, momentum: bool
-) -> tuple[Subject, int]:
+def _subject(workdir: Path, step: int | str, label: str) -> tuple[Subject, int]:
+    """One column: a checkpoint, or "init" for the weights it started from; and its image size."""
     config = read_config(workdir)
     tokenizer = Tokenizer.load(config.data.tokenizer)
     identity = f"{step} {tokenizer.content_hash} {config.to_json(sort_keys=True)}"
@@ -129,20 +125,26 @@ def _subject(
 
     subject = Subject(
         label=label,
-        directory=workdir / "eval" / directory,
+        directory=workdir / "eval" / (UNTRAINED if step == "init" else f"step-{step}"),
         identity=hashlib.sha256(identity.encode()).hexdigest(),
         load=embedder("online"),
         tokenize=functools.partial(tokenizer.encode, max_tokens=config.model.text_tokens),
-        load_momentum=embedder("momentum") if momentum else None,
+        load_momentum=None if step == "init" else embedder("momentum"),
     )
     return subject, config.model.image_size
 
 
 def _choose_datasets(config: ConfigDict, chosen: Sequence[str]) -> dict[str, str]:
     """Name in tables -> split."""
-    known = dict(config.data.evaluation)
+    known: dict[str, str] = config.data.evaluation.to_dict()
     if not chosen and not known:
         raise InputError("config.data.evaluation names no dataset; give --datasets=SPLIT")
+    for name in chosen:
+        if name not in known and not {"/", ":"} & set(name):
+            raise InputError(
+                f"--datasets={name}: the run's config has {', '.join(known) or 'none'}; "
+                "give one of them, a split's directory or embedded:NAME"
+            )
     return {
         re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_"): known.get(name, name)
         for name in chosen or known
@@ -186,31 +188,33 @@ def read_pictures(split: str, indices: Sequence[int]) -> dict[int, "Image"]:
     return pictures
 
 
-def _announce(text: str) -> Progress:
-    """A progress bar on a terminal; elsewhere a line now and then, with the time left."""
-    started = printed = time.monotonic()
-    bar = tqdm(desc=text, unit="row", dynamic_ncols=True) if sys.stderr.isatty() else None
-    if bar is None:
-        print(text, flush=True)
+def _set_compilation_cache(folder: str) -> None:
+    """Three sets of weights run the same programs: compile them once."""
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
 
-    def progress(done: int, total: int) -> None:
-        nonlocal printed
-        now = time.monotonic()
-        if bar is not None:
-            bar.total = total
-            bar.update(done - bar.n)
-            if done == total:
-                bar.close()
-        elif now - printed > LINE_SECONDS:
-            printed = now
-            left = tqdm.format_interval((now - started) / done * (total - done))
-            print(f"  {done}/{total} rows, {left} left", flush=True)
 
-    return progress
+def _announce(text: str) -> RowsDone:
+    """Progress on standard error, with the time left."""
+    bar: Progress | None = None
+    shown = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal bar, shown
+        bar = bar or Progress(text, total)
+        for _ in range(done - shown):
+            bar.advance()
+        shown = done
+        if done == total:
+            bar.finish()
+
+    return report
 
 
 def main(_: Sequence[str]) -> None:
     """Evaluate as the flags say; print the table and where the report is."""
+    if WORKDIR.value is None:
+        raise InputError("--workdir is missing: name the folder of a run")
     columns, report = evaluate(
         Path(WORKDIR.value),
         step=STEP.value,

@@ -19,7 +19,7 @@ from oner_jax.evals.ranking import unit_vectors
 
 BATCH_SIZE = 256
 
-Progress = Callable[[int, int], None]  # (rows done, rows in all)
+RowsDone = Callable[[int, int], None]  # (rows done, rows in all)
 
 
 @runtime_checkable
@@ -119,7 +119,7 @@ def encode(
     templates: Sequence[str],
     *,
     joint: bool,
-    progress: Progress = lambda done, total: None,
+    progress: RowsDone = lambda done, total: None,
 ) -> dict[str, Space]:
     """The spaces "projected" and "backbone" of a dataset under one set of weights.
 

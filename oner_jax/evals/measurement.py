@@ -26,13 +26,14 @@ class Measurement:
         return self.value / self.chance if self.chance > 0 else math.nan
 
     @property
-    def half_width(self) -> float:
-        """Half of the 95 % interval of a fraction over independent cases (Wilson's form)."""
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of a fraction over independent cases (Wilson's form)."""
         if not self.fraction or not self.cases:
-            return math.nan
-        z = 1.96
-        spread = self.value * (1 - self.value) / self.cases + z**2 / (4 * self.cases**2)
-        return z * math.sqrt(spread) / (1 + z**2 / self.cases)
+            return math.nan, math.nan
+        z, n = 1.96, self.cases
+        spread = z * math.sqrt(self.value * (1 - self.value) / n + z**2 / (4 * n**2))
+        centre, scale = self.value + z**2 / (2 * n), 1 + z**2 / n
+        return (centre - spread) / scale, (centre + spread) / scale
 
     def to_json(self) -> dict[str, Any]:
         """The form stored in a cell of `eval/`; nan, which JSON lacks, as null."""

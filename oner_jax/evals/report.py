@@ -126,7 +126,9 @@ class Report:
 
     def _curves(self) -> str:
         """Losses by term, then learning rate and throughput; what was not logged is left out."""
-        titles = {**wording.LOSSES, **wording.TRAINING_CURVES}
+        others = sorted(name for name in self.history.last if name.startswith("loss/"))
+        titles = {**wording.LOSSES, **{name: name for name in others if name not in wording.LOSSES}}
+        titles |= wording.TRAINING_CURVES
         panels = []
         for name, title in titles.items():
             steps, values = self.history.series(name)
@@ -140,7 +142,7 @@ class Report:
                             title=title,
                             steps=steps,
                             values=values,
-                            smooth=name in wording.LOSSES,
+                            smooth=name not in wording.TRAINING_CURVES,
                             from_zero=name == "pairs_per_sec",
                         ),
                     )

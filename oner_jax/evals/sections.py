@@ -71,7 +71,7 @@ def _headline_card(columns: Columns, dataset: str, task: str, name: str) -> str:
         f"<span>{format_value(value, own.fraction)}</span>"
         for label, value in bars.items()
     )
-    beyond_doubt = own.value - own.half_width > own.chance
+    beyond_doubt = own.interval[0] > own.chance
     return (
         f'<div class="card score"><div class="what">{escape(wording.HEADLINES[name])}</div>'
         f'<div><span class="value">{format_value(own.value, own.fraction)}</span>'
@@ -157,12 +157,13 @@ def results(columns: Columns, descriptions: Mapping[str, str]) -> str:
             if of != dataset or task == "geometry":
                 continue
             own = measured[own_label]
+            low, high = own.interval
             shown.append(
                 [
                     _named(wording.BY_TASK[task][name]),
                     format_value(own.chance, own.fraction),
                     f"{format_value(own.value, own.fraction)}"
-                    f"<small>± {100 * own.half_width:.1f}</small>",
+                    f"<small>± {50 * (high - low):.1f}</small>",
                     format_ratio(own.ratio),
                     *_values(measured, others),
                 ]

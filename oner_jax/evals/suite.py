@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from oner_jax.evals.features import Corpus, EmbedsViews, Examples, Progress, Space, encode
+from oner_jax.evals.features import Corpus, EmbedsViews, Examples, RowsDone, Space, encode
 from oner_jax.evals.measurement import Measurement
 from oner_jax.evals.tasks import TASKS
 from oner_jax.evals.templates import template_set
@@ -72,7 +72,7 @@ def evaluate_subject(
     *,
     templates: str,
     force: bool = False,
-    announce: Callable[[str], Progress] = lambda text: lambda done, total: None,
+    announce: Callable[[str], RowsDone] = lambda text: lambda done, total: None,
 ) -> dict[str, dict[str, Cell]]:
     """Every cell of one set of weights, by dataset and task; makes those that are missing.
 
@@ -89,7 +89,7 @@ def _evaluate_dataset(
     dataset: Dataset,
     templates: str,
     force: bool,
-    announce: Callable[[str], Progress],
+    announce: Callable[[str], RowsDone],
 ) -> dict[str, Cell]:
     fingerprint = _fingerprint(subject, dataset, templates)
     paths = {task: subject.directory / dataset.name / f"{task}.json" for task in TASKS}
@@ -120,7 +120,7 @@ def _encode(
     examples: Examples,
     corpus: Corpus,
     templates: str,
-    announce: Callable[[str], Progress],
+    announce: Callable[[str], RowsDone],
 ) -> Mapping[str, Space]:
     prompts = template_set(templates)
     spaces = encode(
@@ -150,7 +150,6 @@ def _fingerprint(subject: Subject, dataset: Dataset, templates: str) -> str:
     made_from = [
         CELL_FORMAT,
         subject.identity,
-        subject.load_momentum is not None,
         dataset.content_hash,
         template_set(templates),
     ]

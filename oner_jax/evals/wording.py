@@ -111,11 +111,15 @@ LOSSES = {
     "loss": "total loss",
     "loss/itc": "ITC: picture finds caption",
     "loss/cmc": "CMC: joint view finds the mix",
-    "loss/xmc": "XMC: one view finds the mix",
-    "loss/cic": "CIC: context changes nothing",
     "loss/mim": "MIM: hidden patches",
     "loss/mlm": "MLM: hidden words",
     "loss/mmm": "MMM: both, seeing both",
+}
+
+DATASETS = {
+    "embedded:train": "the training pictures themselves",
+    "embedded:val": "things that no training picture shows",
+    "embedded:new_vendor": "things known from training, drawn by a vendor it never saw",
 }
 
 TRAINING_CURVES = {"learning_rate": "learning rate", "pairs_per_sec": "pairs per second"}

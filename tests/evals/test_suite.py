@@ -135,8 +135,9 @@ def test_numbers_as_shown(number, fraction, shown):
 def test_ratio_and_interval():
     measured = Measurement(value=0.5, chance=0.01, cases=100)
     assert format_ratio(measured.ratio) == "50×"
-    # Wilson's interval for 50 of 100, from the published formula.
-    assert measured.half_width == pytest.approx(0.0961, abs=1e-4)
+    # scipy.stats.binomtest(k, n).proportion_ci(method="wilson"), for 50 of 100 and 0 of 20.
+    assert measured.interval == pytest.approx((0.403832, 0.596168), abs=1e-5)
+    assert Measurement(0.0, 0.1, 20).interval == pytest.approx((0.0, 0.161125), abs=1e-5)
     assert math.isnan(Measurement(0.5, 0.0).ratio)
     stored = json.loads(json.dumps(Measurement(math.nan, 0.5).to_json()))
     assert math.isnan(Measurement.from_json(stored).value)
