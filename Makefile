@@ -34,8 +34,9 @@ demo: $(INSTALLED) ## Train, evaluate and report on the pictures in this reposit
 	$(VENV_PYTHON) -m oner_jax.evaluate --workdir=$(DEMO_WORKDIR)
 	@echo "The report: $(abspath $(DEMO_WORKDIR))/report/index.html"
 
+# The linters judge by the types of the locked set; another set only has to run.
 .PHONY: test
-test: lint ## Run the linters and every test but the slow ones
+test: $(INSTALLED_DEV) $(if $(filter requirements.lock,$(LOCK)),lint) ## Run linters and fast tests
 	$(VENV_PYTHON) -m pytest
 
 .PHONY: test-slow
