@@ -2,9 +2,14 @@
 
 Use as `--config=configs/oner.py:SIZE[,option...]`: `configs/oner.py:b16`,
 `configs/oner.py:demo,long` or `configs/oner.py:demo,shuffle_captions=True`. Sizes are arguments,
-not files. Options: `long` (demo only: three hours instead of ten minutes on two CPU cores) and
-`shuffle_captions=True` (the control: every picture gets some other picture's caption).
+not files. Options:
+
+    data=DIR               train and evaluate on DIR/train and DIR/val, made by oner_jax.data.ingest
+    long                   demo only: hours instead of ten minutes on two CPU cores
+    shuffle_captions=True  the control: every picture gets some other picture's captions
 """
+
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -25,7 +30,7 @@ SIZES = ("tiny", "demo", *VIT_SHAPES)
 def get_config(argument: str = "b16") -> ConfigDict:
     """The recipe as METHOD states it at ViT sizes; `tiny` and `demo` scale it down."""
     recipe = parse_recipe_argument(
-        argument, sizes=SIZES, options={"long": False, "shuffle_captions": False}
+        argument, sizes=SIZES, options={"data": "", "long": False, "shuffle_captions": False}
     )
     config = ConfigDict()
     config.seed = 0
@@ -45,6 +50,9 @@ def get_config(argument: str = "b16") -> ConfigDict:
     data.flip = True
     data.shuffle_captions = recipe.options["shuffle_captions"]
     data.threads = 0  # 0: as many as the host has cores
+
+    if recipe.options["data"]:
+        _use_own_data(data, Path(recipe.options["data"]))
 
     config.model = model = ConfigDict()
     model.stem = "patch"
@@ -94,6 +102,14 @@ def get_config(argument: str = "b16") -> ConfigDict:
     else:
         _make_demo(config, long=recipe.options["long"])
     return config
+
+
+def _use_own_data(data: ConfigDict, directory: Path) -> None:
+    data.train = str(directory / "train")
+    data.evaluation = {"val": str(directory / "val")}
+    tokenizer = directory / "tokenizer.model"
+    if tokenizer.exists():
+        data.tokenizer = str(tokenizer)
 
 
 def _set_shape(

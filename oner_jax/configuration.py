@@ -21,13 +21,15 @@ class RecipeArgument:
     """`SIZE[,option[=value]...]` after the colon of `--config=FILE:...`, parsed."""
 
     size: str
-    options: dict[str, bool]
+    options: dict[str, bool | str]
 
 
 def parse_recipe_argument(
-    argument: str, *, sizes: Sequence[str], options: Mapping[str, bool]
+    argument: str, *, sizes: Sequence[str], options: Mapping[str, bool | str]
 ) -> RecipeArgument:
-    """Read a recipe's argument; `options` gives the known switches and their defaults.
+    """Read a recipe's argument; `options` gives the known options and their defaults.
+
+    An option whose default is a bool is a switch, any other takes a text.
 
     Raises InputError for an unknown size or option, naming the valid ones.
     """
@@ -44,9 +46,12 @@ def parse_recipe_argument(
                 f"unknown recipe option {name!r}{nearest(name, options)}: "
                 f"options are {', '.join(options)}"
             )
-        if value.lower() not in ("", "true", "false"):
+        if not isinstance(options[name], bool):
+            chosen[name] = value
+        elif value.lower() in ("", "true", "false"):
+            chosen[name] = value.lower() != "false"
+        else:
             raise InputError(f"recipe option {name}={value!r} must be True or False")
-        chosen[name] = value.lower() != "false"
     return RecipeArgument(size, chosen)
 
 

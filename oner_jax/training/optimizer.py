@@ -27,11 +27,17 @@ def make_optimizer(
     beta_2: float,
     weight_decay: float,
     clip_norm: float,
+    epsilon: float = 1e-8,
 ) -> optax.GradientTransformation:
     """AdamW after clipping the gradient's global norm (METHOD section 2)."""
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(
-            learning_rate, b1=beta_1, b2=beta_2, weight_decay=weight_decay, mask=decay_mask
+            learning_rate,
+            b1=beta_1,
+            b2=beta_2,
+            eps=epsilon,
+            weight_decay=weight_decay,
+            mask=decay_mask,
         ),
     )

@@ -1,0 +1,138 @@
+"""The step on many devices, in micro-batches and over meshes: always the same numbers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from oner_jax.errors import InputError
+from oner_jax.models.architectures import PureModel
+from oner_jax.parallel import mesh as meshes
+from oner_jax.training import schedule
+from oner_jax.training.optimizer import decay_mask, make_optimizer
+from oner_jax.training.step import abstract_state, compile_step, init_state, make_train_step
+from tests import small
+
+close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+
+
+def run(sizes, micro_batches=1, steps=2):
+    """Metrics and state after `steps` of a fixed batch on a mesh of `sizes` (data, fsdp, tensor)."""
+    settings = small.settings()
+    model = PureModel(settings)
+    devices = jax.devices()[: int(np.prod(sizes))]
+    mesh = meshes.make_mesh(dict(zip(meshes.AXES, sizes, strict=True)), devices)
+    learning_rate = schedule.learning_rate(
+        peak=1e-2, end=1e-6, total_steps=10, warmup_fraction=0.1
+    )
+    # Epsilon above rounding error: Adam's first step is the gradient's sign, and rounding must
+    # not choose the sign of a gradient that is zero in exact arithmetic.
+    optimizer = make_optimizer(
+        learning_rate, beta_1=0.9, beta_2=0.98, weight_decay=0.1, clip_norm=1.0, epsilon=1e-3
+    )
+    abstract = abstract_state(model, optimizer, mesh, meshes.DEFAULT_RULES)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    step = compile_step(
+        make_train_step(
+            model,
+            small.objective(settings),
+            optimizer,
+            learning_rate=learning_rate,
+            momentum=schedule.momentum(start=0.9, end=0.9, total_steps=10),
+            micro_batches=micro_batches,
+            seed=0,
+            mesh=mesh,
+        ),
+        shardings,
+        mesh,
+    )
+    state = jax.jit(lambda: init_state(model, optimizer, 0), out_shardings=shardings)()
+    batch = jax.device_put(small.batch(settings, size=16), meshes.batch_sharding(mesh))
+    for _ in range(steps):
+        state, metrics = step(state, batch)
+    return jax.device_get((metrics, state))
+
+
+@functools.cache
+def one_device():
+    return run((1, 1, 1))
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (1, 1, 2), (2, 2, 2)])
+def test_any_mesh_gives_the_numbers_of_one_device(sizes):
+    jax.tree.map(close, run(sizes), one_device())
+
+
+@pytest.mark.parametrize(("sizes", "micro_batches"), [((1, 1, 1), 2), ((1, 1, 1), 8), ((2, 2, 1), 4)])
+def test_micro_batches_add_up_to_the_undivided_batch(sizes, micro_batches):
+    jax.tree.map(close, run(sizes, micro_batches), one_device())
+
+
+def test_fsdp_cuts_parameters_twin_and_optimizer_alike():
+    model = PureModel(small.settings())
+    optimizer = make_optimizer(
+        lambda step: 0.1, beta_1=0.9, beta_2=0.98, weight_decay=0.1, clip_norm=1.0
+    )
+    mesh = meshes.make_mesh({"data": 2, "fsdp": 4, "tensor": 1})
+    state = abstract_state(model, optimizer, mesh, meshes.DEFAULT_RULES)
+    kernels = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if meshes.path_name(path).endswith("blocks/mlp/expand/kernel")
+    ]
+    assert len(kernels) == 4, "parameters, momentum twin, and Adam's two moments"
+    assert {leaf.sharding.shard_shape(leaf.shape) for leaf in kernels} == {(2, 4, 32)}
+
+
+def test_the_twin_is_the_moving_average_of_the_backbone():
+    before, after = run((1, 1, 1), steps=1), run((1, 1, 1), steps=2)
+    expected = jax.tree.map(
+        lambda twin, new: 0.9 * twin + 0.1 * new,
+        before[1].momentum,
+        after[1].parameters["backbone"],
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), after[1].momentum, expected)
+
+
+def test_training_learns_the_batch():
+    first, last = run((1, 1, 1), steps=1)[0], run((1, 1, 1), steps=30)[0]
+    assert last["loss"] < 0.8 * first["loss"]
+    assert last["accuracy/itc"] > 0.8
+
+
+def test_weight_decay_spares_vectors_tokens_and_positions():
+    mask = decay_mask(PureModel(small.settings()).abstract_parameters)
+    decayed = {
+        meshes.path_name(path): value for path, value in jax.tree_util.tree_leaves_with_path(mask)
+    }
+    spared = {name.rsplit("/", 1)[1] for name, value in decayed.items() if not value}
+    assert spared == {
+        "bias", "scale", "cls_token", "mask_token", "image_positions", "text_positions"
+    }
+    assert decayed["backbone/inputs/word_table"]
+
+
+def test_learning_rate_warms_up_and_falls_to_its_end():
+    rate = schedule.learning_rate(peak=1.0, end=0.1, total_steps=100, warmup_fraction=0.1)
+    np.testing.assert_allclose(
+        [rate(0), rate(5), rate(10), rate(55), rate(100)], [0.0, 0.5, 1.0, 0.55, 0.1], atol=1e-6
+    )
+
+
+def test_momentum_rises_as_a_cosine():
+    value = schedule.momentum(start=0.9, end=1.0, total_steps=10)
+    np.testing.assert_allclose([value(jnp.int32(s)) for s in (0, 5, 10)], [0.9, 0.95, 1.0])
+
+
+@pytest.mark.parametrize("sizes", [{"data": 3}, {"data": -1, "fsdp": -1}, {"data": 0}])
+def test_a_mesh_that_does_not_fit_is_refused(sizes):
+    with pytest.raises(InputError, match="mesh"):
+        meshes.make_mesh({"data": 1, "fsdp": 1, "tensor": 1} | sizes)
+
+
+def test_a_batch_that_does_not_divide_names_a_multiple_that_does():
+    mesh = meshes.make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+    with pytest.raises(InputError, match="multiple of 16"):
+        meshes.check_batch_size(24, 2, mesh)
