@@ -7,7 +7,10 @@ from oner_jax.errors import InputError
 
 def required(*names: str) -> list[str]:
     """The values of these flags. InputError at the first that was not given."""
+    values = []
     for name in names:
-        if flags.FLAGS[name].value is None:
+        value: str | None = flags.FLAGS[name].value
+        if value is None:
             raise InputError(f"--{name} is missing: give the {flags.FLAGS[name].help}")
-    return [flags.FLAGS[name].value for name in names]
+        values.append(value)
+    return values

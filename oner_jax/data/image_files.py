@@ -8,9 +8,10 @@ import dataclasses
 import io
 import warnings
 
+import numpy as np
 from PIL import Image, ImageOps
 
-STORED_FORMATS = ("JPEG", "PNG", "WEBP")
+from oner_jax.data.images import PNG_BITS_OFFSET
 
 # Decoding 64 million pixels takes 256 MB; a "decompression bomb" asks for far more.
 MAXIMUM_PIXELS = 64_000_000
@@ -61,10 +62,8 @@ def stored_image(file: bytes, options: ImageOptions) -> StoredImage:
     except (OSError, SyntaxError, EOFError) as error:
         raise ValueError(str(error).replace("\n", " ")) from error
     as_it_is = (
-        image.format in STORED_FORMATS
-        and getattr(image, "n_frames", 1) == 1
+        _training_reads(image, file)
         and image.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) == _UPRIGHT
-        and image.mode != "CMYK"
         and max(image.size) <= options.maximum_side
         and not options.pad_to_square
     )
@@ -73,11 +72,25 @@ def stored_image(file: bytes, options: ImageOptions) -> StoredImage:
     return _reencoded(image, options)
 
 
+def _training_reads(image: Image.Image, file: bytes) -> bool:
+    """Whether `images.decode_crop_resize` reads the file as Pillow does."""
+    match image.format:
+        case "JPEG":
+            return image.mode != "CMYK"
+        case "PNG":
+            return file[PNG_BITS_OFFSET] >= 8
+        case "WEBP":
+            return getattr(image, "n_frames", 1) == 1
+    return False
+
+
 def _reencoded(image: Image.Image, options: ImageOptions) -> StoredImage:
     """Upright, shrunk, padded and encoded."""
     # MPO is what some cameras write: a JPEG with further pictures behind it.
     as_jpeg = image.format in ("JPEG", "MPO") and not options.pad_to_square
     upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+        upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
     transparent = upright.has_transparency_data or options.pad_to_square
     pixels = upright.convert("RGBA" if transparent else "RGB")
     # Pillow weighs colours by their opacity here, so hidden colours do not bleed into edges.

@@ -1,8 +1,8 @@
 """Encoded images to uint8 pixels: decode, crop, resize, inside TensorFlow's graph.
 
-Records hold JPEG, PNG or WebP (ingest turns every other format into one of them, and applies a
-JPEG's EXIF orientation). Grey images become RGB; transparency is composited on white. Crops are
-computed for a whole batch at once in NumPy, from the sizes that records carry.
+Records hold JPEG, PNG of at least 8 bits, or WebP (ingest turns everything else into one of them,
+and applies a JPEG's EXIF orientation). Grey images become RGB; transparency is composited on white.
+Crops are computed for a whole batch at once in NumPy, from the sizes that records carry.
 
 A crop box is (top, left, height, width) in pixels.
 """
@@ -14,6 +14,9 @@ from oner_jax.data.host_tensorflow import tf
 
 # The range of shapes (width / height, relative to the image's own) that training crops take.
 ASPECT_RANGE = (3 / 4, 4 / 3)
+
+# Where a PNG says how many bits a channel (or palette index) has.
+PNG_BITS_OFFSET = 24
 
 _PNG_START = b"\x89PNG"
 _WEBP_START = b"RIFF"
@@ -62,11 +65,14 @@ def decode_crop_resize(
     """
 
     def jpeg() -> tf.Tensor:
-        # Blocks outside the box are never decoded.
-        pixels = tf.io.decode_and_crop_jpeg(encoded, box, channels=3)
+        # Blocks outside the box are never decoded. The default transform is off by up to 16 levels.
+        pixels = tf.io.decode_and_crop_jpeg(encoded, box, channels=3, dct_method="INTEGER_ACCURATE")
         return tf.cast(pixels, tf.float32)
 
     def png() -> tf.Tensor:
+        # TensorFlow gives pictures of fewer bits a wrong opacity.
+        bits = tf.io.decode_raw(tf.strings.substr(encoded, PNG_BITS_OFFSET, 1), tf.uint8)[0]
+        tf.debugging.Assert(bits >= 8, ["PNG with", bits, "bits per channel, fewer than 8"])
         # Four channels always: with the file's own number, palettes would come out grey.
         return _on_white(_crop(tf.io.decode_png(encoded, channels=4), box))
 
@@ -85,6 +91,18 @@ def decode_crop_resize(
     return tf.ensure_shape(
         tf.cond(mirror, lambda: pixels[:, ::-1], lambda: pixels), [size, size, 3]
     )
+
+
+def check_decodes(encoded: bytes, height: int, width: int) -> None:
+    """Raises tf.errors.InvalidArgumentError unless training can decode these bytes at this size."""
+    _decode_whole(tf.constant(encoded), tf.constant([0, 0, height, width]))
+
+
+@tf.function(
+    input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int32)], autograph=False
+)
+def _decode_whole(encoded: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    return decode_crop_resize(encoded, box, tf.constant(False), 1)
 
 
 def _crop(pixels: tf.Tensor, box: tf.Tensor) -> tf.Tensor:

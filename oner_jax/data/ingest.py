@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from absl import flags
 
 from oner_jax.data import images, records, text
@@ -168,11 +167,7 @@ def _record(example: RawExample, options: ImageOptions) -> records.Record:
     """The example as it is stored, its image decoded the way training will."""
     try:
         image = stored_image(example.read_image(), options)
-        sizes = np.array([image.height]), np.array([image.width])
-        box = images.centre_crop_boxes(*sizes)[0]
-        images.decode_crop_resize(
-            tf.constant(image.encoded), tf.constant(box), tf.constant(False), 8
-        )
+        images.check_decodes(image.encoded, image.height, image.width)
     except (ValueError, OSError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

@@ -31,6 +31,9 @@ _PREFETCH_BATCHES = 2
 # Uniform numbers per training position: caption, mirror, and four for the crop.
 _DRAWS = 6
 
+# Nothing here is Python control flow to be rewritten, and not looking for it saves start-up time.
+_no_autograph = tf.autograph.experimental.do_not_convert
+
 _NAMES_A_SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 _FEATURES = {
@@ -94,6 +97,7 @@ def training_batches(
     def positions(step: int) -> Int64[np.ndarray, " b"]:
         return order.batch_positions(step, global_batch_size, process_index, process_count)
 
+    @_no_autograph
     def load(step: tf.Tensor) -> dict[str, tf.Tensor]:
         position, index, picture, caption_source = tf.numpy_function(
             lambda step: reader.read(positions(int(step))),
@@ -153,7 +157,7 @@ class _TrainingReader:
         self,
         positions: Int64[np.ndarray, " b"],
         captions: np.ndarray,
-        row_splits: Int64[np.ndarray, " b+1"],
+        row_splits: Int32[np.ndarray, " b+1"],
         heights: Int64[np.ndarray, " b"],
         widths: Int64[np.ndarray, " b"],
     ) -> tuple[
@@ -208,6 +212,7 @@ class EvaluationSet:
         def indices_of(step: int) -> Int64[np.ndarray, " b"]:
             return np.arange(step * batch_size, min((step + 1) * batch_size, total))
 
+        @_no_autograph
         def load(step: tf.Tensor) -> dict[str, tf.Tensor]:
             serialised = tf.numpy_function(
                 lambda step: _as_strings(self.split.read(indices_of(int(step)))), [step], tf.string
@@ -245,6 +250,7 @@ def _decoded(
     """Batches of encoded images, boxes and mirrors to batches of pixels, in the same order."""
     threads = threads or os.cpu_count() or 1
 
+    @_no_autograph
     def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         rest = {key: example[key] for key in example if key not in ("image", "box", "mirror")}
         pixels = images.decode_crop_resize(
@@ -297,9 +303,7 @@ def _raise_for_bad_record(split: records.Split, indices: Iterable[SupportsIndex]
         try:
             record = records.Record.parse(split.read([index])[0])
             name = record.id
-            sizes = np.array([record.height]), np.array([record.width])
-            box = tf.constant(images.centre_crop_boxes(*sizes)[0])
-            images.decode_crop_resize(tf.constant(record.image), box, tf.constant(False), 8)
+            images.check_decodes(record.image, record.height, record.width)
         except Exception as error:  # array_record raises bare exceptions of several kinds
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(

@@ -27,7 +27,8 @@ EMBEDDED_ROOT = Path(__file__).parent / "embedded"
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 
-_RECORD_FEATURES = ("id", "image", "height", "width", "captions", "label")
+_NO_SINGLE_TEXT = ("image", "height", "width", "captions")
+_RECORD_FEATURES = ("id", "label", *_NO_SINGLE_TEXT)
 _READ_BATCH = 256
 
 
@@ -70,18 +71,19 @@ class Record:
     def parse(cls, serialised: bytes) -> "Record":
         """The inverse of `serialise`."""
         feature = tf.train.Example.FromString(serialised).features.feature
-
-        def text(key: str) -> str:
-            return feature[key].bytes_list.value[0].decode()
-
+        text = {
+            key: feature[key].bytes_list.value[0].decode()
+            for key in feature
+            if key not in _NO_SINGLE_TEXT
+        }
         return cls(
-            id=text("id"),
+            id=text.pop("id"),
             image=feature["image"].bytes_list.value[0],
             height=feature["height"].int64_list.value[0],
             width=feature["width"].int64_list.value[0],
             captions=tuple(value.decode() for value in feature["captions"].bytes_list.value),
-            label=text("label"),
-            metadata={key: text(key) for key in sorted(feature) if key not in _RECORD_FEATURES},
+            label=text.pop("label"),
+            metadata=dict(sorted(text.items())),
         )
 
 

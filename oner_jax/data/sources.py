@@ -42,25 +42,21 @@ def read_jsonl(path: Path) -> Iterator[RawExample]:
     Raises InputError naming file and line.
     """
     try:
-        file = path.open(encoding="utf-8")
+        file = path.open("rb")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a JSONL file") from error
     with file:
-        number = 0
-        try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _jsonl_example(line, path, number)
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{path}:{number + 1}: no UTF-8 text; save the file as UTF-8"
-            ) from error
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield _jsonl_example(line, path, number)
 
 
-def _jsonl_example(line: str, path: Path, number: int) -> RawExample:
+def _jsonl_example(line: bytes, path: Path, number: int) -> RawExample:
     location = f"{path}:{number}"
     try:
-        fields = json.loads(line)
+        fields = json.loads(line.decode("utf-8-sig"))  # some editors begin a file with a mark
+    except UnicodeDecodeError as error:
+        raise InputError(f"{location}: no UTF-8 text; save the file as UTF-8") from error
     except ValueError as error:
         raise InputError(
             f"{location}: no JSON ({error}); write one JSON object on each line"

@@ -2,11 +2,19 @@
 
 import io
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
 
 import numpy as np
+import pytest
+from absl import flags
 from PIL import Image
 
+from oner_jax import errors
 from oner_jax.data.records import Record, SplitWriter
 
 
@@ -38,7 +46,7 @@ def on_white(file: bytes) -> np.ndarray:
 def record(number: int, captions: tuple[str, ...] = (), **changes) -> Record:
     """A valid record whose picture and captions depend on its number."""
     height, width = 20 + number % 5, 24 - number % 3
-    values = {
+    values: dict[str, Any] = {
         "id": f"example-{number}",
         "image": encoded(picture(number, height, width), "PNG"),
         "height": height,
@@ -59,7 +67,7 @@ def write_split(directory: Path, records: list[Record], shard_bytes: int = 8000)
     return str(directory)
 
 
-def write_jsonl(directory: Path, rows: list[dict | str]) -> Path:
+def write_jsonl(directory: Path, rows: Sequence[dict | str]) -> Path:
     """A JSONL of these rows (text is written as it is), with an image file for each `image`."""
     lines = []
     for number, row in enumerate(rows):
@@ -73,3 +81,19 @@ def write_jsonl(directory: Path, rows: list[dict | str]) -> Path:
     path = directory / "pairs.jsonl"
     path.write_text("".join(lines), encoding="utf-8")
     return path
+
+
+def run_program(program: ModuleType, *arguments: str) -> int:
+    """Runs a program in this process, all but starting Python, and returns its exit code."""
+    before = set(flags.FLAGS)
+    program.define_flags()
+    try:
+        with (
+            mock.patch.object(sys, "argv", [program.__name__, *arguments]),
+            pytest.raises(SystemExit) as end,
+        ):
+            errors.run_program(program.main)
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+    return int(end.value.code or 0)

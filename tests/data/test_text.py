@@ -9,7 +9,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oner_jax.data import records
+from oner_jax.data import records, text
 from oner_jax.data.text import (
     Tokenizer,
     caption_hash,
@@ -18,6 +18,7 @@ from oner_jax.data.text import (
     write_model,
 )
 from oner_jax.errors import InputError
+from tests.data.samples import record, run_program, write_split
 
 CAPTIONS = [f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in ("cat", "dog")]
 
@@ -55,8 +56,8 @@ def test_rows_are_padded_and_independent(tokenizer):
     assert rows.dtype == np.int32
     assert rows.shape == (3, 16)
     assert not rows[1].any()
-    for row, text in zip(rows, texts, strict=True):
-        assert np.array_equal(row, tokenizer.encode([text], 16)[0])
+    for row, alone in zip(rows, texts, strict=True):
+        assert np.array_equal(row, tokenizer.encode([alone], 16)[0])
         assert not row[np.count_nonzero(row) :].any()
 
 
@@ -100,6 +101,25 @@ def test_pickles_by_path(tokenizer, tmp_path):
 def test_same_captions_train_the_same_model():
     captions = [c for r in records.open_split("embedded:val").records() for c in r.captions]
     assert train_tokenizer(captions, 600) == train_tokenizer(captions, 600)
+
+
+def test_program_trains_on_a_split(tmp_path, capsys):
+    captions = tuple(CAPTIONS)
+    data = write_split(tmp_path / "train", [record(n, captions=captions) for n in range(2)])
+    output = tmp_path / "new.model"
+    assert run_program(text, f"--data={data}", f"--output={output}", "--vocabulary_size=274") == 0
+    assert Tokenizer.load(str(output)).vocabulary_size == 274
+    assert "from the captions of 2 examples" in capsys.readouterr().out
+    output.unlink()
+    for arguments, reason in [
+        ([f"--data={data}", f"--output={output}"], "give at most 274"),
+        (["--data=embedded:none", f"--output={output}"], "no such split"),
+        ([f"--data={data}", f"--output={tmp_path}/none/x"], "does not exist"),
+        ([f"--data={data}"], "--output is missing"),
+    ]:
+        assert run_program(text, *arguments) == 2
+        assert reason in capsys.readouterr().err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["train"]
 
 
 def test_wrong_vocabulary_size_names_a_limit_that_works():

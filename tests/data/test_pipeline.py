@@ -1,0 +1,215 @@
+import collections
+import dataclasses
+import io
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from oner_jax.data import order
+from oner_jax.data.pipeline import DataOptions, evaluation_set, training_batches
+from oner_jax.data.text import Tokenizer, caption_hash
+from oner_jax.errors import InputError
+from tests.data.samples import encoded, on_white, picture, record, write_split
+
+NUMBER = 23
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory) -> DataOptions:
+    records = [record(number) for number in range(NUMBER)]
+    name = write_split(tmp_path_factory.mktemp("data") / "train", records)
+    return DataOptions(name, "embedded", image_size=16, text_tokens=12, flip=True)
+
+
+def batches(options: DataOptions, count: int, first_step: int = 0, **sharding) -> list[dict]:
+    arguments = {"global_batch_size": BATCH, "seed": 1, "first_step": first_step} | sharding
+    return list(itertools.islice(training_batches(options, **arguments), count))
+
+
+def same(first: dict, second: dict) -> bool:
+    return all(np.array_equal(first[key], second[key]) for key in first | second)
+
+
+def test_a_batch_holds_the_examples_of_its_positions(options):
+    tokenizer = Tokenizer.load("embedded")
+    for step, batch in enumerate(batches(options, 4)):
+        assert {key: (value.shape, value.dtype.name) for key, value in batch.items()} == {
+            "image": ((BATCH, 16, 16, 3), "uint8"),
+            "text": ((BATCH, 12), "int32"),
+            "caption_hash": ((BATCH,), "uint32"),
+            "index": ((BATCH,), "int64"),
+        }
+        positions = np.arange(step * BATCH, (step + 1) * BATCH)
+        expected, _ = order.example_indices(positions, NUMBER, seed=1)
+        assert list(batch["index"]) == list(expected)
+        for row, index in enumerate(batch["index"]):
+            captions = list(record(int(index)).captions)
+            texts = tokenizer.encode(captions, 12)
+            chosen = [np.array_equal(batch["text"][row], text) for text in texts].index(True)
+            assert batch["caption_hash"][row] == caption_hash(captions)[chosen]
+
+
+def test_an_uncropped_image_is_the_picture_or_its_mirror(options):
+    # A crop of all of the area still varies in shape, so compare coarse colours.
+    whole = dataclasses.replace(options, crop_min_fraction=1.0, image_size=8)
+    mirrored = 0
+    for batch in batches(whole, 6):
+        for image, index in zip(batch["image"].astype(float), batch["index"], strict=True):
+            source = Image.fromarray(on_white(record(int(index)).image))
+            plain = np.asarray(source.resize((8, 8), Image.Resampling.BOX), float)
+            errors = [np.abs(image - plain).mean(), np.abs(image - plain[:, ::-1]).mean()]
+            assert min(errors) < 20
+            mirrored += errors[1] < errors[0]
+    assert 0.3 < mirrored / (6 * BATCH) < 0.7
+
+
+@pytest.mark.parametrize("first_step", [1, 5])
+def test_starting_at_a_step_is_never_having_stopped(options, first_step):
+    whole = batches(options, first_step + 3)
+    resumed = batches(options, 3, first_step=first_step)
+    assert all(map(same, whole[first_step:], resumed))
+    assert not same(whole[first_step], whole[first_step + 1])
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_read_the_same_global_batches(options, hosts):
+    whole = batches(options, 3)
+    parts = [batches(options, 3, process_index=h, process_count=hosts) for h in range(hosts)]
+    for step, batch in enumerate(whole):
+        joined = {key: np.concatenate([part[step][key] for part in parts]) for key in batch}
+        assert same(batch, joined)
+
+
+def test_threads_change_nothing(options):
+    one = dataclasses.replace(options, threads=1)
+    assert all(map(same, batches(options, 4), batches(one, 4)))
+
+
+def test_an_epoch_shows_every_example_once_and_all_captions_in_time(options):
+    rows = batches(options, NUMBER)  # as many epochs as a batch has rows
+    indices = np.concatenate([batch["index"] for batch in rows])
+    for epoch in indices.reshape(BATCH, NUMBER):
+        assert sorted(epoch) == list(range(NUMBER))
+    hashes = np.concatenate([batch["caption_hash"] for batch in rows])
+    shown = collections.Counter(zip(indices.tolist(), hashes.tolist(), strict=True))
+    first = [int(caption_hash([record(i).captions[0]])[0]) for i in range(NUMBER)]
+    share = sum(shown[i, first[i]] for i in range(NUMBER)) / len(indices)
+    assert 0.4 < share < 0.6
+
+
+def test_captions_that_name_a_side_keep_their_picture(tmp_path):
+    half = np.zeros((16, 16, 3), np.uint8)
+    half[:, 8:] = 255
+    image = {"image": encoded(half, "PNG"), "height": 16, "width": 16}
+    records = [
+        record(0, captions=("arrow", "Left arrow"), **image),
+        record(1, captions=("arrow", "a bright arrow"), **image),
+    ]
+    name = write_split(tmp_path / "train", records)
+    options = DataOptions(name, "embedded", image_size=16, text_tokens=8, flip=True)
+    mirrored = collections.defaultdict(list)
+    for batch in batches(options, 12):
+        for image, index in zip(batch["image"], batch["index"], strict=True):
+            mirrored[index].append(image[:, 0].mean() > image[:, -1].mean())
+    assert not any(mirrored[0])
+    assert 0.25 < np.mean(mirrored[1]) < 0.75
+
+
+def test_shuffled_captions_are_a_fixed_derangement(options):
+    shuffled = dataclasses.replace(options, shuffle_captions=True)
+    owner = {
+        int(hashed): number
+        for number in range(NUMBER)
+        for hashed in caption_hash(list(record(number).captions))
+    }
+    given: dict[int, int] = {}
+    for plain, batch in zip(batches(options, 9), batches(shuffled, 9), strict=True):
+        assert np.array_equal(plain["image"], batch["image"])
+        for index, hashed in zip(batch["index"], batch["caption_hash"], strict=True):
+            assert given.setdefault(int(index), owner[int(hashed)]) == owner[int(hashed)]
+    assert sorted(given) == sorted(given.values()) == list(range(NUMBER))
+    assert all(index != other for index, other in given.items())
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "no image": {"image": b"<html>"},
+    "half an image": {"image": record(9).image[:60]},
+    "one bit": {"image": encoded(Image.fromarray(picture(9)).convert("1"), "PNG")},
+    "wrong size": {"height": 4000},
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_a_broken_record_is_named(options, tmp_path, damage):
+    records = [record(n) for n in range(9)] + [record(9, **BROKEN[damage])]
+    name = write_split(tmp_path / "broken", records)
+    with pytest.raises(InputError, match=r"broken: record example-9 cannot be decoded"):
+        batches(dataclasses.replace(options, train=name), 3)
+    stream = evaluation_set(name, image_size=16).image_batches(4)
+    assert [len(next(stream)), len(next(stream))] == [4, 4]
+    with pytest.raises(InputError, match=r"broken: record example-9 cannot be decoded"):
+        next(stream)
+
+
+def test_what_cannot_work_is_refused_at_once(options, tmp_path):
+    one = dataclasses.replace(options, train=write_split(tmp_path / "one", [record(0)]))
+    with pytest.raises(InputError, match="not divisible by 3 hosts"):
+        batches(options, 1, process_count=3)
+    with pytest.raises(InputError, match="at least two examples"):
+        batches(dataclasses.replace(one, shuffle_captions=True), 1)
+    with pytest.raises(InputError, match="no such directory"):
+        batches(dataclasses.replace(options, train=str(tmp_path / "nowhere")), 1)
+    with pytest.raises(InputError, match="tokenizer"):
+        batches(dataclasses.replace(options, tokenizer=str(tmp_path / "none")), 1)
+    # A batch larger than the dataset is no mistake: it spans epochs.
+    assert list(batches(one, 1)[0]["index"]) == [0] * BATCH
+
+
+def test_evaluation_set_is_the_split_in_order():
+    examples = evaluation_set("embedded:val", image_size=32)
+    assert len(examples) == len(examples.ids) == len(set(examples.ids)) == 889
+    assert examples.labels[0] == examples.captions[0][0] == "keycap 2"
+    assert examples.metadata[0]["source"] == "noto"
+    stream = list(examples.image_batches(250))
+    assert [batch.shape for batch in stream] == [(250, 32, 32, 3)] * 3 + [(139, 32, 32, 3)]
+    images = np.concatenate(stream).astype(int)
+    stored = list(examples.split.records())
+    for row in range(0, 889, 97):  # 96 px to 32: the mean of 3 x 3 pixels
+        with Image.open(io.BytesIO(stored[row].image)) as image:
+            side = image.width
+        if side == 96:
+            pixels = on_white(stored[row].image).astype(float)
+            expected = pixels.reshape(32, 3, 32, 3, 3).mean(axis=(1, 3))
+            assert np.abs(images[row] - expected).max() < 1.5
+
+
+def test_evaluation_crops_the_centre(tmp_path):
+    stripes = np.zeros((10, 30, 3), np.uint8)
+    stripes[:, 10:20] = (200, 100, 50)
+    item = record(0, image=encoded(stripes, "PNG"), height=10, width=30)
+    examples = evaluation_set(write_split(tmp_path / "wide", [item]), image_size=5)
+    (batch,) = examples.image_batches(4)
+    assert np.array_equal(batch, np.broadcast_to([200, 100, 50], (1, 5, 5, 3)))
+
+
+def test_options_of_a_config():
+    config = ConfigDict(
+        {
+            "data": {
+                "train": "embedded:train",
+                "tokenizer": "embedded",
+                "crop_min_fraction": 0.7,
+                "evaluation": {"val": "embedded:val"},
+                "shuffle_captions": True,
+            },
+            "model": {"image_size": 48, "text_tokens": 20, "width": 64},
+        }
+    )
+    assert DataOptions.from_config(config) == DataOptions(
+        "embedded:train", "embedded", 48, 20, crop_min_fraction=0.7, shuffle_captions=True
+    )
