@@ -86,6 +86,22 @@ def _panel(theme: Theme, title: str, inches: tuple[float, float]) -> "tuple[Figu
     return figure, axes
 
 
+def _legend_below(figure: "Figure", axes: "Axes", theme: Theme) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=len(labels),
+        frameon=False,
+        labelcolor=theme.text,
+        fontsize=9,
+        handletextpad=0.4,
+        columnspacing=1.2,
+        markerscale=1.6,
+    )
+
+
 def curve(
     theme: Theme,
     title: str,
@@ -135,10 +151,11 @@ def running_mean(values: Sequence[float], reach: int) -> list[float]:
 def view_map(
     theme: Theme, title: str, points: Mapping[str, Sequence[Sequence[float]]], links: int = 40
 ) -> "Figure":
-    """t-SNE points of I, T and IT; thin lines join the three points of the first `links` pairs."""
+    """t-SNE points of I, T and IT; thin lines join the three points of `links` pairs."""
     figure, axes = _panel(theme, title, SQUARE_INCHES)
     flat = {view: np.asarray(own) for view, own in points.items()}
-    for pair in range(min(links, len(flat["I"]))):
+    pairs = len(flat["I"])
+    for pair in range(0, pairs, max(1, pairs // links)):
         corners = np.stack([flat[view][pair] for view in ("I", "IT", "T")])
         axes.plot(*corners.T, color=theme.muted, linewidth=0.6, alpha=0.35, zorder=1)
     # Rings for IT, so that a picture or caption under it stays visible.
@@ -159,17 +176,7 @@ def view_map(
     axes.set_aspect("equal", adjustable="datalim")
     axes.set(xticks=[], yticks=[])
     axes.spines["bottom"].set_visible(False)
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
-        labelcolor=theme.text,
-        fontsize=9,
-        handletextpad=0.1,
-        columnspacing=1.2,
-        markerscale=1.6,
-    )
+    _legend_below(figure, axes, theme)
     return figure
 
 
@@ -192,7 +199,7 @@ def cosine_histogram(
     axes.set_xlabel("cosine of picture and caption", fontsize=9)
     axes.set(yticks=[], xlim=limits)
     axes.grid(False)
-    axes.legend(frameon=False, labelcolor=theme.text, fontsize=9, loc="upper right")
+    _legend_below(figure, axes, theme)
     return figure
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from oner_jax.evals import figures, gallery, page, sections
 from oner_jax.evals.history import History
+from oner_jax.evals.measurement import Measurement
 from oner_jax.evals.report import Report
 from oner_jax.evals.suite import evaluate_subject
 
@@ -171,6 +172,25 @@ def test_right_answers_are_marked_and_texts_escaped():
     )
     assert '<li class="hit">&lt;b&gt;bold' in cards
     assert "a / b" in Page(cards).text
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "caption", "picture", "shown"),
+    [
+        (1.0, 0.1, 0.25, "apart.* 100% .* 2.5 times as far when the picture is exchanged"),
+        (0.52, 0.3, 0.3, "mixed.* 52% .* 1.0 times"),
+        (0.7, 0.4, 0.1, "half mixed.* 4.0 times as far when the caption is exchanged"),
+        (1.0, 0.0, 0.3, "apart.* 50%.$"),
+    ],
+)
+def test_the_verdict_follows_the_instruments(accuracy, caption, picture, shown):
+    values = {
+        "modality_classifier": accuracy,
+        "change_other_caption": caption,
+        "change_other_picture": picture,
+    }
+    found = {name: Measurement(value, 0.5) for name, value in values.items()}
+    assert re.search(shown, sections.verdict(found))
 
 
 def test_a_large_picture_becomes_a_small_one():
