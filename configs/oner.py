@@ -52,11 +52,12 @@ def get_config(argument: str = "b16") -> ConfigDict:
     data.threads = 0  # 0: as many as the host has cores
 
     if recipe.options["data"]:
-        _use_own_data(data, Path(recipe.options["data"]))
+        _use_own_data(data, Path(str(recipe.options["data"])))
 
     config.model = model = ConfigDict()
     model.stem = "patch"
     model.stem_width = 64
+    model.stem_residual_layers = 0
     model.text_tokens = 78
     model.vocabulary_size = 0  # 0: the tokenizer's
     model.projection_hidden_width = 4096
@@ -100,7 +101,7 @@ def get_config(argument: str = "b16") -> ConfigDict:
     elif recipe.size == "tiny":
         _make_tiny(config)
     else:
-        _make_demo(config, long=recipe.options["long"])
+        _make_demo(config, long=bool(recipe.options["long"]))
     return config
 
 
@@ -134,24 +135,38 @@ def _make_tiny(config: ConfigDict) -> None:
 
 
 def _make_demo(config: ConfigDict, *, long: bool) -> None:
-    """The most that ten minutes (or three hours) of two CPU cores teach; see BENCHMARKS.md."""
-    _set_shape(config.model, width=192, depth=4, heads=3, patch_size=16, image_size=64)
+    """The most that ten minutes (or some hours) of two CPU cores teach.
+
+    Against METHOD's defaults: small pictures and a convolutional stem (fewer tokens), small
+    batches (more updates), a twin that follows fast at first, little masking and small weights
+    for its terms, because hidden inputs slow contrast down more than they help in so few epochs.
+    """
+    _set_shape(config.model, width=192, depth=4, heads=3, patch_size=16, image_size=48)
     _set_small_heads(config.model, 512, 128)
     config.model.stem = "convolution"
-    config.model.stem_width = 32
-    config.model.text_tokens = 12
-    config.batch_size = 128
-    config.total_epochs, config.total_steps = 0.0, 500
-    config.log_interval_steps = 10
-    config.checkpoint.interval_steps = 100
+    config.model.stem_width = 48
+    config.model.text_tokens = 10
+    config.model.layers_per_scan_step = 4
+    config.batch_size = 64
+    config.total_epochs, config.total_steps = 0.0, 1250
+    config.log_interval_steps = 25
+    config.checkpoint.interval_steps = 250
+    config.data.crop_min_fraction = 0.7
     config.objective.temperature = 0.1
+    config.objective.image_mask_fraction = 0.11
     config.objective.image_mask_block_patches = 1
-    config.optimizer.learning_rate_per_256_examples = 2e-3
-    config.momentum = {"start": 0.98, "end": 0.98}
+    config.objective.weights.update({"mim": 0.1, "mlm": 0.1, "mmm": 0.1})
+    config.optimizer.learning_rate_per_256_examples = 5e-3
+    config.momentum = {"start": 0.5, "end": 0.99}
     if long:
-        config.total_steps = 10000
+        _set_shape(config.model, width=192, depth=4, heads=3, patch_size=16, image_size=64)
+        config.batch_size = 128
+        config.total_steps = 12000
+        config.data.crop_min_fraction = 0.5
         config.checkpoint.interval_steps = 500
-        config.momentum = {"start": 0.99, "end": 0.99}
+        config.momentum = {"start": 0.9, "end": 0.999}
+        config.objective.image_mask_fraction = 0.2
+        config.optimizer.learning_rate_per_256_examples = 3e-3
 
 
 def _set_small_heads(model: ConfigDict, hidden_width: int, output_width: int) -> None:

@@ -100,23 +100,22 @@ class Oracle:
     def tower(self, backbone, *streams):
         """Streams of tokens through all layers; two streams read each other (CIC), one itself."""
         blocks = backbone["tower"]["blocks"]
-        streams = list(streams)
         for index in range(blocks["mlp_norm"]["scale"].shape[0]):
             layer = self.layer(blocks, index)
             normed = [layer_norm(x, layer["attention_norm"]) for x in streams]
             sources = normed[::-1]
-            streams = [
+            mixed = [
                 x + self.attention(layer["attention"], own, source)
                 for x, own, source in zip(streams, normed, sources, strict=True)
             ]
-            streams = [
+            streams = tuple(
                 x
                 + linear(
                     gelu(linear(layer_norm(x, layer["mlp_norm"]), layer["mlp"]["expand"])),
                     layer["mlp"]["contract"],
                 )
-                for x in streams
-            ]
+                for x in mixed
+            )
         return [layer_norm(x, backbone["tower"]["final_norm"]) for x in streams]
 
     def view(self, backbone, *, image=None, ids=None, patch_mask=None):

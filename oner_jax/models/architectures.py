@@ -35,12 +35,12 @@ class OneTower(nnx.Module):
     def encode(self, inputs: PairInputs, views: Sequence[View]) -> dict[str, ViewStates]:
         """All `views` in one pass of the tower. Patches are embedded once and shared."""
         names = [view.name for view in views]
-        patches = (
-            self.inputs.embed_images(inputs.images, inputs.patch_mask)
-            if any(view.image for view in views)
-            else None
-        )
-        sequences, masks = zip(*(self._sequence(view, inputs, patches) for view in views))
+        patches = None
+        if any(view.image for view in views):
+            assert inputs.images is not None, "a view with an image needs images"
+            patches = self.inputs.embed_images(inputs.images, inputs.patch_mask)
+        pieces = [self._sequence(view, inputs, patches) for view in views]
+        sequences, masks = zip(*pieces, strict=True)
         segments = make_segments(
             [sequence.shape[1] for sequence in sequences],
             [names.index(view.reads) for view in views],
@@ -58,15 +58,14 @@ class OneTower(nnx.Module):
 
     def _sequence(self, view: View, inputs: PairInputs, patches: Any) -> tuple[jax.Array, Any]:
         """Tokens [CLS] + patches + words of one view, and which of them may be read."""
-        ids = inputs.joint_text if view.image else inputs.text
         parts = [patches] if view.image else []
-        if view.text:
-            parts.append(self.inputs.embed_text(ids))
-        batch = parts[0].shape[0]
-        tokens = jnp.concatenate([self.inputs.cls(batch), *parts], axis=1)
         if not view.text:
-            return tokens, None
-        always = jnp.ones((batch, tokens.shape[1] - ids.shape[1]), bool)
+            return jnp.concatenate([self.inputs.cls(len(patches)), *parts], axis=1), None
+        ids = inputs.joint_text if view.image else inputs.text
+        assert ids is not None, "a view with a caption needs token ids"
+        parts.append(self.inputs.embed_text(ids))
+        tokens = jnp.concatenate([self.inputs.cls(len(ids)), *parts], axis=1)
+        always = jnp.ones((len(ids), tokens.shape[1] - ids.shape[1]), bool)
         return tokens, jnp.concatenate([always, ids != PAD_ID], axis=1)
 
 

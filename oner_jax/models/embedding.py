@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Array, Float32, Int32, UInt8
 
 from oner_jax.models.architectures import Parameters, PureModel, unit
 from oner_jax.models.inputs import normalize_pixels
@@ -53,10 +53,11 @@ class Embedder:
         text: Int32[np.ndarray, "n length"] | None = None,
     ) -> Embeddings:
         """Embed n examples; give images, token ids, or both for the joint view."""
-        if images is None and text is None:
+        given = [part for part in (images, text) if part is not None]
+        if not given:
             raise ValueError("give images, text or both")
-        view = "IT" if images is not None and text is not None else "I" if text is None else "T"
-        count = len(text) if images is None else len(images)
+        view = "IT" if len(given) == 2 else "I" if text is None else "T"
+        count = len(given[0])
         outputs = []
         for start in range(0, count, self.batch_size):
             batch = [
@@ -66,7 +67,8 @@ class Embedder:
             outputs.append(self._embed[view](self._backbone, *batch))
         if not outputs:
             raise ValueError("no example to embed")
-        joined = [np.concatenate([np.asarray(part) for part in parts]) for parts in zip(*outputs)]
+        columns = zip(*outputs, strict=True)
+        joined = [np.concatenate([np.asarray(part) for part in parts]) for parts in columns]
         return Embeddings(*(part[:count] for part in joined))
 
     def _put(self, rows: np.ndarray) -> jax.Array:
@@ -75,7 +77,13 @@ class Embedder:
         return jax.device_put(padded, batch_sharding(self.mesh))
 
 
-def _embed(model: PureModel, view: str, parameters: Parameters, images, text):
+def _embed(
+    model: PureModel,
+    view: str,
+    parameters: Parameters,
+    images: UInt8[Array, "n s s 3"] | None,
+    text: Int32[Array, "n length"] | None,
+) -> tuple[Float32[Array, "n d"], Float32[Array, "n w"]]:
     backbone = model.bind_backbone(parameters)
     pixels = None if images is None else normalize_pixels(images)
     states = backbone.encode(PairInputs(pixels, text, text), [VIEWS[view]])[view]

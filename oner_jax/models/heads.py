@@ -4,6 +4,8 @@ LayerNorm throughout, never BatchNorm: normalising each view by its own batch st
 centre each modality separately, hide the modality gap in training and be gone at evaluation.
 """
 
+import itertools
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -20,7 +22,7 @@ class MultiLayerHead(nnx.Module):
         self.dtype = dtype
         self.layers = nnx.List(
             nnx.Linear(a, b, use_bias=False, dtype=dtype, kernel_init=_kernel_init, rngs=rngs)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            for a, b in itertools.pairwise(widths)
         )
         self.norms = nnx.List(nnx.LayerNorm(width, rngs=rngs) for width in widths[1:-1])
 

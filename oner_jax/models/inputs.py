@@ -5,6 +5,8 @@ METHOD: one linear patch embedding, one word table, one learned position table e
 convolutions help transformers see better") is our option for small budgets.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -62,28 +64,33 @@ class PatchStem(nnx.Module):
 
 
 class ConvolutionStem(nnx.Module):
-    """3x3 convolutions of stride 2 down to one position a patch, then a linear layer.
+    """Stages of a 3x3 convolution of stride 2 and residual 3x3 ones, then a linear layer.
 
-    Channels double from `stem_width`, capped at `width`. Normalised over channels, so an image's
-    tokens never depend on the rest of the batch.
+    Each stage halves the side, down to one position a patch; channels double from `stem_width`,
+    capped at `width`. Normalised over channels, so an image's tokens never depend on the rest of
+    the batch.
     """
 
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
         halvings = settings.patch_size.bit_length() - 1
         channels = [min(settings.stem_width * 2**i, settings.width) for i in range(halvings)]
+        self.residual_layers = settings.stem_residual_layers
+        shapes = []
+        for inputs, outputs in itertools.pairwise([3, *channels]):
+            shapes += [(inputs, outputs, 2)] + [(outputs, outputs, 1)] * self.residual_layers
         self.convolutions = nnx.List(
             nnx.Conv(
                 inputs,
                 outputs,
                 kernel_size=(3, 3),
-                strides=2,
+                strides=stride,
                 use_bias=False,
                 dtype=settings.compute_dtype,
                 rngs=rngs,
             )
-            for inputs, outputs in zip([3, *channels[:-1]], channels, strict=True)
+            for inputs, outputs, stride in shapes
         )
-        self.norms = nnx.List(nnx.LayerNorm(outputs, rngs=rngs) for outputs in channels)
+        self.norms = nnx.List(nnx.LayerNorm(outputs, rngs=rngs) for _, outputs, _ in shapes)
         self.project = nnx.Linear(
             channels[-1],
             settings.width,
@@ -94,8 +101,10 @@ class ConvolutionStem(nnx.Module):
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b patches width"]:
         hidden = images
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            hidden = nnx.gelu(norm(convolution(hidden)))
+        layers = zip(self.convolutions, self.norms, strict=True)
+        for index, (convolution, norm) in enumerate(layers):
+            output = nnx.gelu(norm(convolution(hidden)))
+            hidden = output if index % (1 + self.residual_layers) == 0 else hidden + output
         batch, rows, columns, channels = hidden.shape
         return self.project(hidden.reshape(batch, rows * columns, channels))
 

@@ -34,6 +34,7 @@ class ModelSettings:
     predictor_hidden_width: int
     stem: str = "patch"
     stem_width: int = 32
+    stem_residual_layers: int = 0
     view_type_embedding: bool = False
     dtype: str = "float32"
     remat: str = "none"

@@ -7,7 +7,9 @@ queries read: I, T and IT read themselves, CIC's two streams read each other.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,9 +54,11 @@ class Attention(nnx.Module):
 
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
         width, heads = settings.width, settings.heads
-        linear = dict(dtype=settings.compute_dtype, kernel_init=_kernel_init, rngs=rngs)
-        self.qkv = nnx.LinearGeneral(width, (3, heads, width // heads), **linear)
-        self.project = nnx.LinearGeneral((heads, width // heads), width, axis=(-2, -1), **linear)
+        general = functools.partial(
+            nnx.LinearGeneral, dtype=settings.compute_dtype, kernel_init=_kernel_init, rngs=rngs
+        )
+        self.qkv = general(width, (3, heads, width // heads))
+        self.project = general((heads, width // heads), width, axis=(-2, -1))
 
     def __call__(
         self,
@@ -84,9 +88,11 @@ class Mlp(nnx.Module):
     """Two linear layers around a GELU."""
 
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
-        linear = dict(dtype=settings.compute_dtype, kernel_init=_kernel_init, rngs=rngs)
-        self.expand = nnx.Linear(settings.width, settings.mlp_width, **linear)
-        self.contract = nnx.Linear(settings.mlp_width, settings.width, **linear)
+        linear = functools.partial(
+            nnx.Linear, dtype=settings.compute_dtype, kernel_init=_kernel_init, rngs=rngs
+        )
+        self.expand = linear(settings.width, settings.mlp_width)
+        self.contract = linear(settings.mlp_width, settings.width)
 
     def __call__(self, tokens: Float[Array, "b length width"]) -> Float[Array, "b length width"]:
         hidden = checkpoint_name(self.expand(tokens), "mlp_hidden")
@@ -149,7 +155,7 @@ class Tower(nnx.Module):
         return self.final_norm(hidden.astype(jnp.float32))
 
 
-def _rematerialized(layer, remat: str):
+def _rematerialized(layer: Callable[..., Any], remat: str) -> Callable[..., Any]:
     if remat == "none":
         return layer
     if remat == "full":

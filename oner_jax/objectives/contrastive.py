@@ -48,7 +48,7 @@ def mix(*vectors: Float[Array, "n d"]) -> Float[Array, "n d"]:
     """normalize((a + b) / 2) of unit vectors (METHOD section 2); one vector stays itself."""
     if len(vectors) == 1:
         return vectors[0]
-    return unit(sum(vectors) / len(vectors))
+    return unit(functools.reduce(jnp.add, vectors) / len(vectors))
 
 
 def contrast(
@@ -112,7 +112,11 @@ def _contrast_backward(temperature, gradient_of_queries, cotangent):
 _contrast.defvjp(_contrast_forward, _contrast_backward)
 
 
-def _absorb_block(running: _Running, logits, vectors) -> _Running:
+def _absorb_block(
+    running: _Running,
+    logits: Float[Array, "queries block"],
+    vectors: Float[Array, "block d"],
+) -> _Running:
     maximum = jnp.maximum(running.maximum, logits.max(axis=1))
     # A block may hold nothing but excluded keys, before any other was seen.
     finite = jnp.where(jnp.isfinite(maximum), maximum, 0.0)

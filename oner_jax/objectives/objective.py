@@ -204,10 +204,9 @@ class Objective:
             metrics[f"loss/{name}"] = self._reconstruction_term(
                 model, rebuilt, states[rebuilt.view], batch, inputs, totals
             )
-        total = sum(
-            self.settings.weights[name] * metrics[f"loss/{name}"]
-            for name in (*self.contrastive, *self.reconstructive)
-        )
+        total = jnp.float32(0)
+        for name in (*self.contrastive, *self.reconstructive):
+            total += self.settings.weights[name] * metrics[f"loss/{name}"]
         return total, {"loss": total, **metrics}
 
     def _contrastive_term(
@@ -245,6 +244,8 @@ class Objective:
     ) -> jax.Array:
         loss = jnp.float32(0)
         if term.pixels and self._image_mask_fraction:
+            assert states.image is not None
+            assert inputs.images is not None
             # Every row hides as many patches as any other unless blocks overhang the grid.
             grid, block = self.model.patches_per_side, self.settings.image_mask_block_patches
             hidden = masking.masked_blocks(grid, block, self._image_mask_fraction) * block**2
@@ -255,7 +256,8 @@ class Objective:
                 reconstruction.pixel_error(predicted, inputs.images, indices, self.model.patch_size)
                 / pixels
             )
-        if term.words:
+        if term.words and self._word_mask_fraction:
+            assert states.text is not None
             joint = VIEWS[term.view].image
             words = batch.joint_words if joint else batch.words
             logits = model.predict_words(_gather(states.text, words.positions))

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from oner_jax.errors import InputError
@@ -50,7 +51,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     if devices[0].platform == "cpu":
         grid = np.asarray(devices).reshape(shape)
     else:
-        grid = jax.experimental.mesh_utils.create_device_mesh(shape, devices)
+        grid = mesh_utils.create_device_mesh(shape, devices)
     return Mesh(grid, AXES)
 
 

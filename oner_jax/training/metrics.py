@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -127,7 +128,7 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def _tensorboard_writer(workdir: Path):
+def _tensorboard_writer(workdir: Path) -> Any:
     """clu's TensorBoard writer, or None where TensorFlow is not installed."""
     try:
         from clu import metric_writers

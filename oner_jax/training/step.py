@@ -99,7 +99,7 @@ def compile_step(
     rows = batch_sharding(mesh)
     return jax.jit(
         train_step,
-        in_shardings=(state_shardings, Batch(rows, rows, rows)),
+        in_shardings=(state_shardings, rows),
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
     )
@@ -119,7 +119,10 @@ def abstract_state(
 
 def _split(batch: PreparedBatch, micro_batches: int) -> PreparedBatch:
     """Leading axis of micro-batches. Part m takes rows m, m + M, ...: local on every device."""
-    return jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
+    return jax.tree.map(
+        lambda x: x.reshape(len(x) // micro_batches, micro_batches, *x.shape[1:]).swapaxes(0, 1),
+        batch,
+    )
 
 
 def _merge(tree: Any, micro_batches: int) -> Any:

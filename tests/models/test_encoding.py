@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from oner_jax.models.architectures import PureModel
-from oner_jax.models.views import VIEWS, PairInputs
+from oner_jax.models.views import VIEWS, PairInputs, ViewStates
 from tests import small
 from tests.oracle import Oracle
 
@@ -52,7 +52,7 @@ def test_one_pass_equals_a_pass_for_each_view_in_value_and_gradient():
         return weighted([states[view.name] for view in ALL]), states
 
     def apart(parameters):
-        states = {}
+        states: dict[str, ViewStates] = {}
         for views in ((VIEWS["I"],), (VIEWS["T"],), (VIEWS["IT"],), CIC):
             states |= encode(model, views, parameters, inputs)
         return weighted([states[view.name] for view in ALL]), states

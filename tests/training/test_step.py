@@ -19,14 +19,12 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 
 
 def run(sizes, micro_batches=1, steps=2):
-    """Metrics and state after `steps` of a fixed batch on a mesh of `sizes` (data, fsdp, tensor)."""
+    """Metrics and state after `steps` of one batch on a (data, fsdp, tensor) mesh."""
     settings = small.settings()
     model = PureModel(settings)
     devices = jax.devices()[: int(np.prod(sizes))]
     mesh = meshes.make_mesh(dict(zip(meshes.AXES, sizes, strict=True)), devices)
-    learning_rate = schedule.learning_rate(
-        peak=1e-2, end=1e-6, total_steps=10, warmup_fraction=0.1
-    )
+    learning_rate = schedule.learning_rate(peak=1e-2, end=1e-6, total_steps=10, warmup_fraction=0.1)
     # Epsilon above rounding error: Adam's first step is the gradient's sign, and rounding must
     # not choose the sign of a gradient that is zero in exact arithmetic.
     optimizer = make_optimizer(
@@ -65,7 +63,9 @@ def test_any_mesh_gives_the_numbers_of_one_device(sizes):
     jax.tree.map(close, run(sizes), one_device())
 
 
-@pytest.mark.parametrize(("sizes", "micro_batches"), [((1, 1, 1), 2), ((1, 1, 1), 8), ((2, 2, 1), 4)])
+@pytest.mark.parametrize(
+    ("sizes", "micro_batches"), [((1, 1, 1), 2), ((1, 1, 1), 8), ((2, 2, 1), 4)]
+)
 def test_micro_batches_add_up_to_the_undivided_batch(sizes, micro_batches):
     jax.tree.map(close, run(sizes, micro_batches), one_device())
 
@@ -93,7 +93,11 @@ def test_the_twin_is_the_moving_average_of_the_backbone():
         before[1].momentum,
         after[1].parameters["backbone"],
     )
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), after[1].momentum, expected)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        after[1].momentum,
+        expected,
+    )
 
 
 def test_training_learns_the_batch():
@@ -109,7 +113,12 @@ def test_weight_decay_spares_vectors_tokens_and_positions():
     }
     spared = {name.rsplit("/", 1)[1] for name, value in decayed.items() if not value}
     assert spared == {
-        "bias", "scale", "cls_token", "mask_token", "image_positions", "text_positions"
+        "bias",
+        "scale",
+        "cls_token",
+        "mask_token",
+        "image_positions",
+        "text_positions",
     }
     assert decayed["backbone/inputs/word_table"]
 
