@@ -66,16 +66,22 @@ class Report:
         parts = [f'<h2 id="examples">{sections.LINKS["examples"]}</h2><p>{wording.EXAMPLES}</p>']
         for dataset, cells in next(iter(self.columns.values())).items():
             found = cells["examples"].content
-            by_text, by_image = found["text_to_image"], found["image_to_text"]
+            by_image = found["image_to_text"]
+            asked = {kind: found[kind] for kind in ("certain", "text_to_image")}
             indices = {row["index"] for row in by_image}
-            indices |= {answer["index"] for row in by_text for answer in row["answers"]}
+            for rows in asked.values():
+                indices |= {answer["index"] for row in rows for answer in row["answers"]}
             pictures = self.pictures(dataset, sorted(indices))
-            grid = figures.retrieval_grid(figures.LIGHT, by_text, pictures)
-            write_whole(self.directory / f"examples_{_slug(dataset)}.png", figures.render(grid))
+            for kind, rows in asked.items():
+                grid = figures.retrieval_grid(figures.LIGHT, rows, pictures)
+                path = self.directory / f"examples_{_slug(dataset)}_{kind}.png"
+                write_whole(path, figures.render(grid))
             parts.append(
-                f"<h3>{escape(dataset)}: a caption, and the five pictures nearest to it</h3>"
-                f"{gallery.caption_queries(by_text, pictures)}"
-                f"<h3>{escape(dataset)}: a picture, and the five captions nearest to it</h3>"
+                f"<h3>{escape(dataset)}: the captions it is most certain about, and what it "
+                f"finds</h3>{gallery.caption_queries(asked['certain'], pictures)}"
+                f"<h3>{escape(dataset)}: captions drawn at random</h3>"
+                f"{gallery.caption_queries(asked['text_to_image'], pictures)}"
+                f"<h3>{escape(dataset)}: pictures drawn at random, and the captions nearest</h3>"
                 f"{gallery.picture_queries(by_image, pictures)}"
             )
         return "\n".join(parts)

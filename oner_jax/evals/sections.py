@@ -201,6 +201,8 @@ def geometry_table(columns: Columns, dataset: str) -> str:
 def verdict(found: Mapping[str, Measurement]) -> str:
     """What the instruments say of the run, in two sentences."""
     accuracy = found["modality_classifier"].value
+    if math.isnan(accuracy):
+        return ""
     state = "apart" if accuracy > 0.9 else "half mixed" if accuracy > 0.6 else "mixed"
     text = (
         f"Here pictures and captions are {state}: a straight cut tells them apart in "

@@ -145,8 +145,9 @@ SPACE = (
 )
 
 EXAMPLES = (
-    "The queries were drawn at random with a fixed seed, the same ones for every model; nobody "
-    "chose them. Green marks a right answer."
+    "Green marks a right answer. Random queries are drawn with a fixed seed, the same for every "
+    "model; nobody chose them. Above them stand the captions whose best picture stands out most "
+    "from the rest, by the model's own measure, right or wrong."
 )
 
 CURVES = (

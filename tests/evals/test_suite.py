@@ -12,7 +12,7 @@ from oner_jax.evals.features import Corpus, encode
 from oner_jax.evals.measurement import Measurement, format_ratio, format_value
 from oner_jax.evals.suite import evaluate_subject
 from oner_jax.evals.table import metric_rows, text_table
-from oner_jax.evals.tasks import TASKS
+from oner_jax.evals.tasks import TASKS, most_certain
 
 
 def evaluate(world: Any, **options: Any) -> Any:
@@ -100,6 +100,27 @@ def test_a_dataset_without_labels_has_no_zeroshot_numbers(colour_world):
     cells, _ = evaluate(colour_world)
     assert cells["val"]["zeroshot"].measurements("projected") == {}
     assert "zeroshot" not in text_table({"step 7": cells})
+
+
+def test_certain_queries_stand_out_and_do_not_repeat_each_other():
+    gallery = np.eye(20)
+    queries = 0.1 * np.random.default_rng(0).random((8, 20))
+    queries[3, 0] = queries[5, 7] = 5.0
+    queries[6] = queries[3]  # as certain as 3, with the same answers
+    assert most_certain(queries, gallery, 2).tolist() == [3, 5]
+    assert 6 not in most_certain(queries, gallery, 8)
+
+
+def test_examples_mark_right_answers(colour_world):
+    found = evaluate(colour_world)[0]["val"]["examples"].content
+    for kind in ("text_to_image", "certain"):
+        for query in found[kind]:
+            assert query["answers"][0]["hit"]
+            assert query["answers"][0]["caption"] == query["caption"]
+    for query in found["image_to_text"]:
+        assert {answer["caption"] for answer in query["answers"] if answer["hit"]} == set(
+            query["captions"]
+        )
 
 
 def test_the_table_puts_chance_and_ratio_beside_every_number(colour_world):
