@@ -146,8 +146,8 @@ SPACE = (
 
 EXAMPLES = (
     "Green marks a right answer. Random queries are drawn with a fixed seed, the same for every "
-    "model; nobody chose them. Above them stand the captions whose best picture stands out most "
-    "from the rest, by the model's own measure, right or wrong."
+    "model; nobody chose them. Above them stand the captions that the model is most certain about "
+    "(caption and picture prefer each other to all others), right or wrong."
 )
 
 CURVES = (

@@ -10,6 +10,7 @@ import pytest
 from oner_jax.errors import InputError
 from oner_jax.evals.features import Corpus, encode
 from oner_jax.evals.measurement import Measurement, format_ratio, format_value
+from oner_jax.evals.ranking import unit_vectors
 from oner_jax.evals.suite import evaluate_subject
 from oner_jax.evals.table import metric_rows, text_table
 from oner_jax.evals.tasks import TASKS, most_certain
@@ -102,13 +103,21 @@ def test_a_dataset_without_labels_has_no_zeroshot_numbers(colour_world):
     assert "zeroshot" not in text_table({"step 7": cells})
 
 
-def test_certain_queries_stand_out_and_do_not_repeat_each_other():
-    gallery = np.eye(20)
-    queries = np.tile(np.linspace(1.0, 0.0, 20), (4, 1))
-    queries[1, 0] = queries[2, 7] = 9.0  # each stands out, with pictures 0 and 7
-    queries[3] = queries[1]  # as certain as 1, with the same answers
-    assert most_certain(queries, gallery, 2).tolist() == [1, 2]
-    assert most_certain(queries, gallery, 4).tolist() == [1, 2]  # 0 and 3 bring nothing new
+def test_certain_queries_are_those_of_highest_csls():
+    random = np.random.default_rng(0)
+    queries = unit_vectors(random.normal(size=(40, 6)))
+    gallery = unit_vectors(random.normal(size=(30, 6)))
+    cosines = queries @ gallery.T
+    to_pictures = np.sort(cosines, axis=1)[:, -10:].mean(axis=1)
+    to_captions = np.sort(cosines, axis=0)[-10:].mean(axis=0)
+    best = cosines.argmax(axis=1)
+    mutual = 2 * cosines.max(axis=1) - to_pictures - to_captions[best]
+    certain = most_certain(queries, gallery, 40).tolist()
+    assert certain[0] == mutual.argmax()
+    assert mutual[certain].tolist() == sorted(mutual[certain], reverse=True)
+    for place, query in enumerate(certain):
+        earlier = np.argsort(-cosines[certain[:place]], axis=1)[:, :5]
+        assert best[query] not in earlier
 
 
 def test_examples_mark_right_answers(colour_world):
