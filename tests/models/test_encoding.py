@@ -62,7 +62,11 @@ def test_one_pass_equals_a_pass_for_each_view_in_value_and_gradient():
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), one_states, many_states
     )
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3), one, many)
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=0, atol=3e-5 * float(jnp.abs(b).max()))
+
+    jax.tree.map(close, one, many)
 
 
 def test_every_view_equals_the_oracle():
