@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError
@@ -61,7 +62,7 @@ def nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(`model.width`, value) for every leaf."""
     for key, value in config.items():
         if isinstance(value, Mapping | ConfigDict) and len(value):
@@ -78,6 +79,12 @@ def to_json(config: ConfigDict) -> str:
 def from_json(text: str) -> ConfigDict:
     """Inverse of `to_json`."""
     return ConfigDict(json.loads(text)).lock()
+
+
+def use_compilation_cache(folder: str) -> None:
+    """Keep compiled programs in `folder`, so that continuing or evaluating compiles once."""
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
 
 
 def check_recipe_argument(arguments: Sequence[str]) -> None:

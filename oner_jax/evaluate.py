@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from oner_jax import configuration
 from oner_jax.data.progress import Progress
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError, run_program
@@ -73,7 +73,7 @@ def evaluate(
             for folder, label in zip(compare, _short_names(compare), strict=True)
         ),
     ]
-    _set_compilation_cache(config.compilation_cache)
+    configuration.use_compilation_cache(config.compilation_cache)
     columns = {
         subject.label: evaluate_subject(
             subject,
@@ -186,12 +186,6 @@ def read_pictures(split: str, indices: Sequence[int]) -> dict[int, "Image"]:
         white = Image.new("RGBA", stored.size, "white")
         pictures[index] = Image.alpha_composite(white, stored).convert("RGB")
     return pictures
-
-
-def _set_compilation_cache(folder: str) -> None:
-    """Three sets of weights run the same programs: compile them once."""
-    if folder:
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
 
 
 def _announce(text: str) -> RowsDone:

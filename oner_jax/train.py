@@ -44,7 +44,7 @@ def train(config: ConfigDict, folder: Path) -> TrainState:
     )
 
     # What is trained, and where.
-    _set_compilation_cache(config.compilation_cache)
+    configuration.use_compilation_cache(config.compilation_cache)
     recipe = Recipe.from_config(config, TextFormat(tokenizer.mask_id, tokenizer.word_start))
     workdir.open_workdir(folder, config)
     data = {"train": split.name, "hash": split.content_hash, "records": len(split)}
@@ -129,12 +129,6 @@ def _write(log: MetricsLog, throughput: Throughput, step: int, metrics: Metrics)
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     examples = step * throughput.batch_size
     log.write(step, {"examples_seen": examples, **values, **throughput.measure(step)})
-
-
-def _set_compilation_cache(folder: str) -> None:
-    """Keep compiled programs between runs, so that continuing does not compile again."""
-    if folder:
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
 
 
 def main(_: Sequence[str]) -> None:

@@ -1,10 +1,9 @@
 """What a model is made of: the one typed description that every module of `models/` reads."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError
 
@@ -73,7 +72,7 @@ class ModelSettings:
                 raise InputError(complaint)
 
     @classmethod
-    def from_config(cls, model_config: Mapping[str, Any]) -> "ModelSettings":
+    def from_config(cls, model_config: ConfigDict) -> "ModelSettings":
         """Read `config.model`; every key of it must be a field here and the reverse."""
         return cls(**{name: model_config[name] for name in model_config})
 

@@ -7,12 +7,13 @@ first, for all micro-batches), `loss` is the online side of one micro-batch agai
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8, UInt32
+from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError
 from oner_jax.models.architectures import OneTower, PretrainingModel, unit
@@ -87,7 +88,7 @@ class ObjectiveSettings:
                 raise InputError(f"objective.{name}={getattr(self, name)} is not in [0, 1)")
 
     @classmethod
-    def from_config(cls, objective_config: Mapping[str, Any]) -> "ObjectiveSettings":
+    def from_config(cls, objective_config: ConfigDict) -> "ObjectiveSettings":
         fields = {name: objective_config[name] for name in objective_config}
         return cls(**fields | {"weights": dict(fields["weights"])})
 

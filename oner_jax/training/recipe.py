@@ -41,7 +41,7 @@ class Recipe:
         cls, config: ConfigDict, text: TextFormat, mesh: Mesh | None = None
     ) -> "Recipe":
         """Build everything but arrays. Raises InputError for a config that cannot run."""
-        mesh = make_mesh(config.mesh) if mesh is None else mesh
+        mesh = make_mesh(config.mesh.to_dict()) if mesh is None else mesh
         check_batch_size(config.batch_size, config.accumulation_steps, mesh)
         settings = ModelSettings.from_config(config.model)
         model = PureModel(settings)
