@@ -23,14 +23,15 @@ BATCH_AXES = ("data", "fsdp")
 Rules = Sequence[tuple[str, Sequence[str | None]]]
 
 # Kernels are cut along their wide side by `tensor` (heads, MLP) and along the other by `fsdp`;
-# the tower's have a leading layer axis. What no rule names is replicated.
+# the tower's have a leading layer axis. Heads are small and not cut by `tensor`: features cut over
+# it would meet the contrast's keys in parts. What no rule names is replicated.
 DEFAULT_RULES: Rules = (
     (r"blocks/attention/qkv/kernel$", (None, "fsdp", None, "tensor", None)),
     (r"blocks/attention/project/kernel$", (None, "tensor", None, "fsdp")),
     (r"blocks/mlp/expand/kernel$", (None, "fsdp", "tensor")),
     (r"blocks/mlp/contract/kernel$", (None, "tensor", "fsdp")),
     (r"word_table$", ("tensor", "fsdp")),
-    (r"(projector|predictor|word_head|pixel_head)/.*kernel$", ("fsdp", "tensor")),
+    (r"(projector|predictor|word_head|pixel_head)/.*kernel$", ("fsdp", None)),
 )
 
 

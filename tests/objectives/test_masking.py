@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oner_jax.objectives import masking
+from oner_jax.parallel.mesh import batch_sharding, make_mesh
 
 VOCABULARY = 50
 MASK_ID = 2
@@ -113,8 +114,7 @@ def test_hidden_pieces_follow_the_80_10_10_recipe():
 
 
 def test_masks_do_not_depend_on_how_the_batch_is_cut_over_devices():
-    mesh = jax.make_mesh((8,), ("data",))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    rows = batch_sharding(make_mesh({"data": 8, "fsdp": 1, "tensor": 1}))
     ids = jnp.asarray(np.random.default_rng(0).integers(3, VOCABULARY, (16, 12)), jnp.int32)
 
     def draw(ids):
