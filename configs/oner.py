@@ -57,6 +57,7 @@ def get_config(argument: str = "b16") -> ConfigDict:
     config.model = model = ConfigDict()
     model.stem = "patch"
     model.stem_width = 64
+    model.stem_first_stride = 2
     model.stem_residual_layers = 0
     model.text_tokens = 78
     model.vocabulary_size = 0  # 0: the tokenizer's
@@ -137,18 +138,20 @@ def _make_tiny(config: ConfigDict) -> None:
 def _make_demo(config: ConfigDict, *, long: bool) -> None:
     """The most that ten minutes (or some hours) of two CPU cores teach.
 
-    Against METHOD's defaults: small pictures and a convolutional stem (fewer tokens), small
-    batches (more updates), a twin that follows fast at first, little masking and small weights
-    for its terms, because hidden inputs slow contrast down more than they help in so few epochs.
+    Against METHOD's defaults: small pictures and a convolutional stem (fewer tokens), few layers
+    and small batches (more updates), a twin that follows fast at first, little masking and small
+    weights for its terms, because hidden inputs slow contrast down more than they help in so few
+    epochs.
     """
-    _set_shape(config.model, width=128, depth=4, heads=2, patch_size=16, image_size=48)
+    _set_shape(config.model, width=128, depth=2, heads=2, patch_size=16, image_size=48)
     _set_small_heads(config.model, 384, 128)
     config.model.stem = "convolution"
-    config.model.stem_width = 48
+    config.model.stem_width = 64
+    config.model.stem_first_stride = 4
     config.model.text_tokens = 10
-    config.model.layers_per_scan_step = 4
+    config.model.layers_per_scan_step = 2
     config.batch_size = 64
-    config.total_epochs, config.total_steps = 0.0, 2500
+    config.total_epochs, config.total_steps = 0.0, 2800
     config.log_interval_steps = 50
     config.checkpoint.interval_steps = 500
     config.data.crop_min_fraction = 0.7
@@ -156,7 +159,7 @@ def _make_demo(config: ConfigDict, *, long: bool) -> None:
     config.objective.image_mask_fraction = 0.11
     config.objective.image_mask_block_patches = 1
     config.objective.weights.update({"mim": 0.1, "mlm": 0.1, "mmm": 0.1})
-    config.optimizer.learning_rate_per_256_examples = 7e-3
+    config.optimizer.learning_rate_per_256_examples = 8e-3
     config.momentum = {"start": 0.5, "end": 0.99}
     if long:
         _set_shape(config.model, width=192, depth=4, heads=3, patch_size=16, image_size=64)

@@ -64,33 +64,38 @@ class PatchStem(nnx.Module):
 
 
 class ConvolutionStem(nnx.Module):
-    """Stages of a 3x3 convolution of stride 2 and residual 3x3 ones, then a linear layer.
+    """Stages of a strided convolution and residual 3x3 ones, then a linear layer.
 
-    Each stage halves the side, down to one position a patch; channels double from `stem_width`,
+    The first stage divides the side by `stem_first_stride`, with a window of twice that less one;
+    every other one halves it, down to one position a patch. Channels double from `stem_width`,
     capped at `width`. Normalised over channels, so an image's tokens never depend on the rest of
     the batch.
     """
 
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
-        halvings = settings.patch_size.bit_length() - 1
-        channels = [min(settings.stem_width * 2**i, settings.width) for i in range(halvings)]
+        first = settings.stem_first_stride
+        strides = [first] + [2] * ((settings.patch_size // first).bit_length() - 1)
+        channels = [min(settings.stem_width * 2**i, settings.width) for i in range(len(strides))]
         self.residual_layers = settings.stem_residual_layers
         shapes = []
-        for inputs, outputs in itertools.pairwise([3, *channels]):
-            shapes += [(inputs, outputs, 2)] + [(outputs, outputs, 1)] * self.residual_layers
+        for stride, (inputs, outputs) in zip(
+            strides, itertools.pairwise([3, *channels]), strict=True
+        ):
+            shapes += [(inputs, outputs, 2 * stride - 1, stride)]
+            shapes += [(outputs, outputs, 3, 1)] * self.residual_layers
         self.convolutions = nnx.List(
             nnx.Conv(
                 inputs,
                 outputs,
-                kernel_size=(3, 3),
+                kernel_size=(window, window),
                 strides=stride,
                 use_bias=False,
                 dtype=settings.compute_dtype,
                 rngs=rngs,
             )
-            for inputs, outputs, stride in shapes
+            for inputs, outputs, window, stride in shapes
         )
-        self.norms = nnx.List(nnx.LayerNorm(outputs, rngs=rngs) for _, outputs, _ in shapes)
+        self.norms = nnx.List(nnx.LayerNorm(outputs, rngs=rngs) for _, outputs, _, _ in shapes)
         self.project = nnx.Linear(
             channels[-1],
             settings.width,

@@ -33,6 +33,7 @@ class ModelSettings:
     predictor_hidden_width: int
     stem: str = "patch"
     stem_width: int = 32
+    stem_first_stride: int = 2
     stem_residual_layers: int = 0
     view_type_embedding: bool = False
     dtype: str = "float32"
@@ -60,6 +61,11 @@ class ModelSettings:
                 self.stem == "patch" or self.patch_size & (self.patch_size - 1) == 0,
                 f"model.patch_size={self.patch_size} must be a power of two for "
                 "model.stem='convolution' (each layer halves the side)",
+            ),
+            (
+                self.stem == "patch" or self.stem_first_stride in (2, min(4, self.patch_size)),
+                f"model.stem_first_stride={self.stem_first_stride} must be 2, or 4 with patches of "
+                "at least 4 pixels",
             ),
             (
                 self.depth % self.layers_per_scan_step == 0,

@@ -112,9 +112,17 @@ def test_embedding_does_not_depend_on_padding(view):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("stem", ["patch", "convolution"])
+STEMS = [
+    {"stem": "patch"},
+    {"stem": "convolution", "stem_width": 8},
+    {"stem": "convolution", "stem_width": 8, "stem_first_stride": 4},
+    {"stem": "convolution", "stem_width": 8, "stem_residual_layers": 1},
+]
+
+
+@pytest.mark.parametrize("stem", STEMS)
 def test_hidden_pixels_cannot_reach_any_state(stem):
-    _, model, parameters, inputs = case(stem=stem, stem_width=8)
+    _, model, parameters, inputs = case(**stem)
     patch = model.settings.patch_size
     hidden = np.asarray(inputs.patch_mask).reshape(4, *[model.settings.patches_per_side] * 2)
     pixels = hidden.repeat(patch, 1).repeat(patch, 2)[..., None]
@@ -126,9 +134,9 @@ def test_hidden_pixels_cannot_reach_any_state(stem):
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
-@pytest.mark.parametrize("stem", ["patch", "convolution"])
+@pytest.mark.parametrize("stem", STEMS)
 def test_an_example_does_not_depend_on_the_rest_of_its_batch(stem):
-    _, model, parameters, inputs = case(stem=stem, stem_width=8)
+    _, model, parameters, inputs = case(**stem)
     alone = jax.tree.map(lambda x: x[:1], inputs)
     together = encode(model, ALL, parameters, inputs)
     single = encode(model, ALL, parameters, alone)
