@@ -162,14 +162,12 @@ def _make_demo(config: ConfigDict, *, long: bool) -> None:
     config.optimizer.learning_rate_per_256_examples = 8e-3
     config.momentum = {"start": 0.5, "end": 0.99}
     if long:
-        _set_shape(config.model, width=192, depth=4, heads=3, patch_size=16, image_size=64)
+        _set_shape(config.model, width=192, depth=2, heads=3, patch_size=16, image_size=64)
         config.batch_size = 128
-        config.total_steps = 12000
+        config.total_steps = 3600
         config.data.crop_min_fraction = 0.5
-        config.checkpoint.interval_steps = 500
-        config.momentum = {"start": 0.9, "end": 0.999}
-        config.objective.image_mask_fraction = 0.2
-        config.optimizer.learning_rate_per_256_examples = 3e-3
+        config.momentum = {"start": 0.5, "end": 0.996}
+        config.optimizer.learning_rate_per_256_examples = 4e-3
 
 
 def _set_small_heads(model: ConfigDict, hidden_width: int, output_width: int) -> None:
