@@ -5,7 +5,7 @@ Use as `--config=configs/oner.py:SIZE[,option...]`: `configs/oner.py:b16`,
 not files. Options:
 
     data=DIR               train and evaluate on DIR/train and DIR/val, made by oner_jax.data.ingest
-    long                   demo only: hours instead of ten minutes on two CPU cores
+    long                   demo only: an hour instead of eight minutes on two CPU cores
     shuffle_captions=True  the control: every picture gets some other picture's captions
 """
 
@@ -136,7 +136,7 @@ def _make_tiny(config: ConfigDict) -> None:
 
 
 def _make_demo(config: ConfigDict, *, long: bool) -> None:
-    """The most that ten minutes (or some hours) of two CPU cores teach.
+    """The most that ten minutes (or an hour) of two CPU cores teach.
 
     Against METHOD's defaults: small pictures and a convolutional stem (fewer tokens), few layers
     and small batches (more updates), a twin that follows fast at first, little masking and small
