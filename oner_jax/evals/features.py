@@ -37,6 +37,11 @@ class Outputs(Protocol):
 class EmbedsViews(Protocol):
     """`models.embedding.Embedder`, as far as evaluation needs it."""
 
+    @property
+    def views(self) -> frozenset[str]:
+        """Those of I, T and IT that the model has."""
+        ...
+
     def __call__(
         self,
         images: UInt8[np.ndarray, "n size size 3"] | None = None,
@@ -89,7 +94,7 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """Unit vectors of one dataset in one space; the joint views only where they were asked for."""
+    """Unit vectors of one dataset in one space; joint views where asked for and where there are."""
 
     image: Float[np.ndarray, "pictures width"]
     text: Float[np.ndarray, "captions width"]
@@ -98,9 +103,7 @@ class Space:
     joint_swapped: Float[np.ndarray, "pictures width"] | None = None
 
     def views(self, corpus: Corpus) -> Views:
-        """The views of each pair, for `geometry.py`; needs the joint views."""
-        if self.joint is None or self.joint_swapped is None:
-            raise ValueError("this space was encoded without its joint views")
+        """The views of each pair, for `geometry.py`."""
         return Views(
             image=self.image,
             text=self.text[corpus.gallery.main],
@@ -123,6 +126,7 @@ def encode(
 ) -> dict[str, Space]:
     """The spaces "projected" and "backbone" of a dataset under one set of weights.
 
+    `joint` asks for the joint views, which are left out where the architecture has none.
     Raises InputError if the model gives vectors that are not finite.
     """
     prompts = [template.format(name) for template in templates for name in corpus.class_names]
@@ -134,7 +138,7 @@ def encode(
         text_rows.append({"text": embedder(text=tokenize(texts[first : first + BATCH_SIZE]))})
         progress(min(first + BATCH_SIZE, len(texts)), total)
 
-    own = tokenize(corpus.main_captions) if joint else None
+    own = tokenize(corpus.main_captions) if joint and "IT" in embedder.views else None
     picture_rows, first = [], 0
     for images in examples.image_batches(BATCH_SIZE):
         rows = slice(first, first + len(images))

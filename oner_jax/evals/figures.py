@@ -151,12 +151,12 @@ def running_mean(values: Sequence[float], reach: int) -> list[float]:
 def view_map(
     theme: Theme, title: str, points: Mapping[str, Sequence[Sequence[float]]], links: int = 40
 ) -> "Figure":
-    """t-SNE points of I, T and IT; thin lines join the three points of `links` pairs."""
+    """t-SNE points of I, T and, where it is, IT; thin lines join the points of `links` pairs."""
     figure, axes = _panel(theme, title, SQUARE_INCHES)
     flat = {view: np.asarray(own) for view, own in points.items()}
     pairs = len(flat["I"])
     for pair in range(0, pairs, max(1, pairs // links)):
-        corners = np.stack([flat[view][pair] for view in ("I", "IT", "T")])
+        corners = np.stack([flat[view][pair] for view in ("I", "IT", "T") if view in flat])
         axes.plot(*corners.T, color=theme.muted, linewidth=0.6, alpha=0.35, zorder=1)
     # Rings for IT, so that a picture or caption under it stays visible.
     for view, own in flat.items():

@@ -6,6 +6,7 @@ a space without any structure would give in the place of chance.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -22,13 +23,14 @@ class Views:
     """Unit vectors of the views of the same pairs, in one space: row i is pair i in each.
 
     `joint` is IT of picture i with its own main caption; `joint_swapped` is picture i with the
-    caption of pair `partner[i]`. `caption` numbers the main captions (equal captions share one).
+    caption of pair `partner[i]`; both are None for an architecture without a joint view. `caption`
+    numbers the main captions (equal captions share one).
     """
 
     image: Float[np.ndarray, "pairs width"]
     text: Float[np.ndarray, "pairs width"]
-    joint: Float[np.ndarray, "pairs width"]
-    joint_swapped: Float[np.ndarray, "pairs width"]
+    joint: Float[np.ndarray, "pairs width"] | None
+    joint_swapped: Float[np.ndarray, "pairs width"] | None
     partner: Int64[np.ndarray, "pairs"]
     caption: Int64[np.ndarray, "pairs"]
 
@@ -46,12 +48,15 @@ class Views:
         place[kept] = np.arange(maximum_pairs)
         partner = place[self.partner[kept]]
         partner = np.where(partner < 0, np.arange(maximum_pairs), partner)
-        fields = {field.name: getattr(self, field.name)[kept] for field in dataclasses.fields(self)}
-        return Views(**{**fields, "partner": partner})
+        sampled: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            rows = getattr(self, field.name)
+            sampled[field.name] = None if rows is None else rows[kept]
+        return Views(**{**sampled, "partner": partner})
 
 
 def geometry(views: Views) -> dict[str, Measurement]:
-    """Every instrument on (a sample of at most 5000 of) the pairs of a dataset."""
+    """Every instrument that the views allow, on at most 5000 of the pairs of a dataset."""
     views = views.sample(MAXIMUM_PAIRS)
     return {
         "centroid_distance": centroid_distance(views.image, views.text),
@@ -155,8 +160,10 @@ def joint_attention(views: Views) -> dict[str, Measurement]:
     the same for pairs that do not belong together. `change_other_caption`: mean cosine distance
     that IT moves when the picture gets another pair's caption (near zero: the text is ignored);
     `change_other_picture`: the same for another picture under the same caption. Their reference is
-    the distance between IT of two different pairs.
+    the distance between IT of two different pairs. Nothing where there is no joint view.
     """
+    if views.joint is None or views.joint_swapped is None:
+        return {}
     moved = views.caption != views.caption[views.partner]
     other = views.joint[views.partner][moved]
     joint, swapped = views.joint[moved], views.joint_swapped[moved]
@@ -249,17 +256,21 @@ def similarity_histogram(
     return {"edges": edges.tolist(), "matching": matching.tolist(), "other": other.tolist()}
 
 
-def tsne_coordinates(views: Views, maximum_pairs: int = 400) -> Float[np.ndarray, "three pairs 2"]:
-    """A flat map (t-SNE, perplexity 30) of I, T and IT of the same pairs, drawn together."""
+def tsne_coordinates(
+    views: Views, maximum_pairs: int = 400
+) -> dict[str, Float[np.ndarray, "pairs 2"]]:
+    """A flat map (t-SNE, perplexity 30) of I, T and, where it is, IT of the same pairs together."""
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     views = views.sample(maximum_pairs)
-    points = np.concatenate([views.image, views.text, views.joint])
+    own = {"I": views.image, "T": views.text, "IT": views.joint}
+    present = {name: rows for name, rows in own.items() if rows is not None}
+    points = np.concatenate(list(present.values()))
     perplexity = min(30.0, (len(points) - 1) / 3)
     method = TSNE(perplexity=perplexity, max_iter=500, init="pca", random_state=0)
     # Its many short parallel sections wait for each other: on two busy cores one thread is five
     # times faster, and it makes the map the same everywhere.
     with threadpool_limits(1):
         flat = method.fit_transform(points)
-    return flat.reshape(3, -1, 2)
+    return dict(zip(present, flat.reshape(len(present), -1, 2), strict=True))

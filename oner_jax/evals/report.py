@@ -101,11 +101,12 @@ class Report:
             )
             for label, cells in self.columns.items():
                 title = sections.OWN if label == own_label else label
-                points = {view: cells[dataset]["map"].content[view] for view in ("I", "T", "IT")}
+                points = cells[dataset]["map"].content["points"]
                 maps.append(
                     self._figure(
                         f"map {dataset} {title}",
-                        f"Map of pictures, captions and joint views: {dataset}, {title}",
+                        f"Map of pictures, captions and, where there are, joint views: {dataset}, "
+                        f"{title}",
                         partial(figures.view_map, title=title, points=points),
                     )
                 )

@@ -59,7 +59,9 @@ def headlines(columns: Columns, descriptions: Mapping[str, str]) -> str:
 
 def _headline_card(columns: Columns, dataset: str, task: str, name: str) -> str:
     levels = {
-        label: cells[dataset][task].measurements(PRIMARY)[name] for label, cells in columns.items()
+        label: found[name]
+        for label, cells in columns.items()
+        if name in (found := cells[dataset][task].measurements(PRIMARY))
     }
     own_label, own = next(iter(levels.items()))
     bars = {OWN if label == own_label else label: level.value for label, level in levels.items()}
@@ -208,6 +210,8 @@ def verdict(found: Mapping[str, Measurement]) -> str:
         f"Here pictures and captions are {state}: a straight cut tells them apart in "
         f"{accuracy:.0%} of cases, where a coin would get 50%."
     )
+    if "change_other_caption" not in found:
+        return f"{text} This architecture has no joint view."
     by_caption, by_picture = (
         found[f"change_other_{half}"].value for half in ("caption", "picture")
     )

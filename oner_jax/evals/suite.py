@@ -23,7 +23,7 @@ from oner_jax.evals.measurement import Measurement
 from oner_jax.evals.tasks import TASKS
 from oner_jax.evals.templates import template_set
 
-CELL_FORMAT = 2  # raise it when a task measures something else than before
+CELL_FORMAT = 3  # raise it when a task measures something else than before
 
 
 @dataclasses.dataclass(frozen=True)

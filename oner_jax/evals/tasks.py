@@ -14,6 +14,7 @@ from oner_jax.evals.retrieval import retrieval
 from oner_jax.evals.zeroshot import zeroshot
 
 PRIMARY = "projected"  # of the online weights: chosen in advance (METHOD section 2)
+GEOMETRY_SPACES = (PRIMARY, "backbone")
 CAPTION_QUERIES = 5
 PICTURE_QUERIES = 6
 MAXIMUM_ASKED = 2000  # captions among which the most certain are looked for
@@ -57,8 +58,8 @@ def zeroshot_task(corpus: Corpus, spaces: Mapping[str, Space]) -> Content:
 
 
 def geometry_task(corpus: Corpus, spaces: Mapping[str, Space]) -> Content:
-    """The instruments of the modality gap where joint views were made, and cosine histograms."""
-    views = {name: space.views(corpus) for name, space in spaces.items() if space.joint is not None}
+    """The instruments of the modality gap, of the online weights, and histograms of cosines."""
+    views = {name: spaces[name].views(corpus) for name in GEOMETRY_SPACES}
     primary = views[PRIMARY]
     return {
         **_measured({name: geometry(own) for name, own in views.items()}),
@@ -67,12 +68,9 @@ def geometry_task(corpus: Corpus, spaces: Mapping[str, Space]) -> Content:
 
 
 def map_task(corpus: Corpus, spaces: Mapping[str, Space]) -> Content:
-    """t-SNE coordinates of I, T and IT in the primary space."""
+    """t-SNE coordinates of the views that the model has, in the primary space."""
     flat = tsne_coordinates(spaces[PRIMARY].views(corpus))
-    return {
-        view: np.round(points, 3).tolist()
-        for view, points in zip(("I", "T", "IT"), flat, strict=True)
-    }
+    return {"points": {view: np.round(points, 3).tolist() for view, points in flat.items()}}
 
 
 def examples_task(corpus: Corpus, spaces: Mapping[str, Space]) -> Content:

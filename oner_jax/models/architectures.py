@@ -98,6 +98,7 @@ class PureModel:
     def __init__(self, settings: ModelSettings):
         self.settings = settings
         abstract = nnx.eval_shape(lambda: PretrainingModel(settings, rngs=nnx.Rngs(0)))
+        self.views = abstract.backbone.views
         self._definition, state = nnx.split(abstract)
         self._backbone_definition, _ = nnx.split(abstract.backbone)
         self.abstract_parameters: Parameters = nnx.to_pure_dict(state)

@@ -29,7 +29,8 @@ class Embeddings(NamedTuple):
 class Embedder:
     """Embeds images (view I), captions (T) or pairs (IT), in batches over all devices of `mesh`.
 
-    The last batch is padded, so that each view compiles once and n may be anything.
+    `views` names those that the model's architecture has. The last batch is padded, so that each
+    view compiles once and n may be anything.
     """
 
     def __init__(
@@ -43,20 +44,24 @@ class Embedder:
         devices = self.mesh.size
         self.batch_size = -(-batch_size // devices) * devices
         self._backbone = jax.device_put(parameters["backbone"], replicated(self.mesh))
-        self._embed = {
-            name: jax.jit(functools.partial(_embed, model, name)) for name in ("I", "T", "IT")
-        }
+        self.views = model.views & {"I", "T", "IT"}
+        self._embed = {name: jax.jit(functools.partial(_embed, model, name)) for name in self.views}
 
     def __call__(
         self,
         images: UInt8[np.ndarray, "n s s 3"] | None = None,
         text: Int32[np.ndarray, "n length"] | None = None,
     ) -> Embeddings:
-        """Embed n examples; give images, token ids, or both for the joint view."""
+        """Embed n examples; give images, token ids, or both for the joint view.
+
+        Raises ValueError for nothing to embed and for a view that the model does not have.
+        """
         given = [part for part in (images, text) if part is not None]
         if not given:
             raise ValueError("give images, text or both")
         view = "IT" if len(given) == 2 else "I" if text is None else "T"
+        if view not in self.views:
+            raise ValueError(f"this architecture has no view {view}")
         count = len(given[0])
         outputs = []
         for start in range(0, count, self.batch_size):

@@ -24,12 +24,14 @@ class ColourEmbeddings(NamedTuple):
 @dataclasses.dataclass
 class ColourEmbedder:
     noise: float = 0.0
+    views: frozenset[str] = frozenset({"I", "T", "IT"})
     calls: int = 0
 
     def __call__(
         self, images: np.ndarray | None = None, text: np.ndarray | None = None
     ) -> ColourEmbeddings:
         self.calls += 1
+        assert "IT" in self.views or images is None or text is None
         seen = [] if images is None else [images.mean(axis=(1, 2))]
         seen += [] if text is None else [text]
         colour = np.mean(seen, axis=0) - 128.0
@@ -71,16 +73,21 @@ class ColourWorld:
         return Dataset(name, content_hash, lambda: self.pictures)
 
     def subject(
-        self, label: str = "step 7", *, noise: float = 0.0, identity: str = "same"
+        self,
+        label: str = "step 7",
+        *,
+        noise: float = 0.0,
+        identity: str = "same",
+        views: frozenset[str] = frozenset({"I", "T", "IT"}),
     ) -> tuple[Subject, ColourEmbedder]:
-        embedder = ColourEmbedder(noise)
+        embedder = ColourEmbedder(noise, views)
         subject = Subject(
             label=label,
             directory=self.workdir / "eval" / label.replace(" ", "-"),
             identity=identity,
             load=lambda: embedder,
             tokenize=read_colours,
-            load_momentum=lambda: ColourEmbedder(noise),
+            load_momentum=lambda: ColourEmbedder(noise, views),
         )
         return subject, embedder
 

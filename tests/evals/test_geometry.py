@@ -42,6 +42,13 @@ def make_views(
     return Views(image, text, joint, swapped, partner, caption)
 
 
+def joint_views(views: Views) -> tuple[np.ndarray, np.ndarray]:
+    """IT with its own and with another caption, which these views have."""
+    assert views.joint is not None
+    assert views.joint_swapped is not None
+    return views.joint, views.joint_swapped
+
+
 def test_centroid_distance_between_two_known_points():
     image, text = np.tile([1.0, 0.0], (50, 1)), np.tile([0.0, 1.0], (50, 1))
     measured = centroid_distance(image, text)
@@ -114,20 +121,22 @@ def test_joint_view_that_ignores_its_text():
 
 def test_joint_view_cosines_equal_loops():
     views = make_views(30, text_share=0.3, noise=0.5)
+    joint, swapped = joint_views(views)
     measured = joint_attention(views)
-    own = [float(views.joint[i] @ views.text[i]) for i in range(30)]
-    other = [float(views.joint[i] @ views.text[j]) for i in range(30) for j in range(30) if i != j]
+    own = [float(joint[i] @ views.text[i]) for i in range(30)]
+    other = [float(joint[i] @ views.text[j]) for i in range(30) for j in range(30) if i != j]
     assert measured["cos_joint_text"].value == pytest.approx(np.mean(own))
     assert measured["cos_joint_text"].chance == pytest.approx(np.mean(other))
-    moved = [1 - float(views.joint[i] @ views.joint_swapped[i]) for i in range(30)]
+    moved = [1 - float(joint[i] @ swapped[i]) for i in range(30)]
     assert measured["change_other_caption"].value == pytest.approx(np.mean(moved))
 
 
 def test_pairs_that_share_a_caption_with_their_partner_do_not_count_as_changed():
     captions = np.array([0, 0, 1, 2])
     views = make_views(4, captions=captions)
+    joint, swapped = joint_views(views)
     measured = joint_attention(views)
-    moved = [1 - float(views.joint[i] @ views.joint_swapped[i]) for i in (0, 2, 3)]
+    moved = [1 - float(joint[i] @ swapped[i]) for i in (0, 2, 3)]
     assert measured["change_other_caption"].value == pytest.approx(np.mean(moved))
 
 
@@ -162,7 +171,7 @@ def test_sampling_keeps_pairs_and_partners_together():
     np.testing.assert_allclose(np.sum(few.image * few.text, axis=1) > 0.9, True)
     inside = few.partner != np.arange(60)
     swapped = unit_vectors(few.image + few.text[few.partner])
-    np.testing.assert_allclose(few.joint_swapped[inside], swapped[inside])
+    np.testing.assert_allclose(joint_views(few)[1][inside], swapped[inside])
 
 
 def test_every_instrument_reports_on_a_tiny_dataset():
@@ -184,7 +193,8 @@ def test_histograms_integrate_to_one_and_separate_pairs():
 
 def test_map_of_two_islands_shows_two_islands():
     flat = tsne_coordinates(make_views(90, gap=4.0, text_share=0.0), maximum_pairs=40)
-    assert flat.shape == (3, 40, 2)
-    image, text, joint = flat
+    assert list(flat) == ["I", "T", "IT"]
+    assert all(points.shape == (40, 2) for points in flat.values())
+    image, text, joint = flat.values()
     apart = np.linalg.norm(image.mean(axis=0) - text.mean(axis=0))
     assert apart > np.linalg.norm(image.mean(axis=0) - joint.mean(axis=0)) * 3

@@ -76,10 +76,13 @@ def write_run(workdir: Any, steps: int = 60) -> None:
     (workdir / "manifest.json").write_text(json.dumps(manifest))
 
 
-def make_report(world: Any, step: int = 60) -> Report:
+ALL_VIEWS = frozenset({"I", "T", "IT"})
+
+
+def make_report(world: Any, step: int = 60, views: frozenset[str] = ALL_VIEWS) -> Report:
     columns = {}
     for label, noise in (("step 60", 20.0), ("untrained", 1e6)):
-        subject, _ = world.subject(label, noise=noise)
+        subject, _ = world.subject(label, noise=noise, views=views)
         columns[label] = evaluate_subject(subject, [world.dataset()], templates="names")
 
     def pictures(dataset: str, indices: Any) -> dict[int, Image.Image]:
@@ -144,6 +147,13 @@ def test_a_run_without_logs_still_has_a_report(colour_world):
     text = Page(make_report(colour_world).write().read_text()).text
     assert "The run logged no metrics." in text
     assert "not logged" in text
+
+
+def test_a_model_without_a_joint_view_has_a_report(colour_world):
+    report = make_report(colour_world, views=frozenset({"I", "T"}))
+    text = Page(report.write().read_text()).text
+    assert "This architecture has no joint view." in text
+    assert "joint view ↔ its caption" not in text
 
 
 def test_history_stops_at_the_step_of_the_checkpoint(tmp_path):

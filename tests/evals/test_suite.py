@@ -35,6 +35,23 @@ def test_a_perfect_model_is_measured_as_perfect(colour_world):
     assert not cells["val"]["geometry"].measurements("momentum")
 
 
+def test_a_model_without_a_joint_view_is_measured_without_it(colour_world):
+    cells, _ = evaluate(colour_world, views=frozenset({"I", "T"}))
+    whole, _ = evaluate(colour_world, label="whole")
+    assert cells["val"]["retrieval"].measurements("projected")["text_R@1"].value == 1
+    for space in ("projected", "backbone"):
+        separate = cells["val"]["geometry"].measurements(space)
+        together = whole["val"]["geometry"].measurements(space)
+        assert set(together) - set(separate) == {
+            "cos_joint_image",
+            "cos_joint_text",
+            "change_other_caption",
+            "change_other_picture",
+        }
+        assert {name: together[name] for name in separate} == separate
+    assert set(cells["val"]["map"].content["points"]) == {"I", "T"}
+
+
 def test_every_cell_is_a_file_and_is_reused(colour_world):
     first, embedder = evaluate(colour_world)
     files = sorted(path.name for path in (colour_world.workdir / "eval/step-7/val").iterdir())
