@@ -91,7 +91,8 @@ def get_config(argument: str = "b16") -> ConfigDict:
     config.momentum = {"start": 0.996, "end": 0.996}
 
     config.checkpoint = {"interval_steps": 1000, "keep": 3}
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    # -1 for slice: as many as the hardware has; for another axis: all devices that are left.
+    config.mesh = {"slice": -1, "data": -1, "fsdp": 1, "tensor": 1}
     config.sharding_rules = DEFAULT_RULES
 
     if recipe.size in VIT_SHAPES:

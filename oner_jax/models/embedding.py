@@ -40,7 +40,7 @@ class Embedder:
         mesh: Mesh | None = None,
         batch_size: int = 128,
     ):
-        self.mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1}) if mesh is None else mesh
+        self.mesh = make_mesh() if mesh is None else mesh
         devices = self.mesh.size
         self.batch_size = -(-batch_size // devices) * devices
         self._backbone = jax.device_put(parameters["backbone"], replicated(self.mesh))

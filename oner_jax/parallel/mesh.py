@@ -1,8 +1,9 @@
 """The device mesh, and which array is cut along which of its axes.
 
-Axes: `data` (batch only), `fsdp` (batch, and parameters cut over it), `tensor` (heads and MLP).
-One table of regex rules over parameter paths places parameters, momentum twin and optimizer
-state alike, since their paths end the same way.
+Axes, the slowest network first: `slice` (batch only, over the hardware's slices), `data` (batch
+only), `fsdp` (batch, and parameters cut over it), `tensor` (heads and MLP). One table of regex
+rules over parameter paths places parameters, momentum twin and optimizer state alike, since their
+paths end the same way.
 """
 
 import math
@@ -17,8 +18,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from oner_jax.errors import InputError
 
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
+AXES = ("slice", "data", "fsdp", "tensor")
+BATCH_AXES = ("slice", "data", "fsdp")
+
+# Pure data parallelism over whatever there is.
+DEFAULT_SIZES: Mapping[str, int] = {"slice": -1, "data": -1, "fsdp": 1, "tensor": 1}
 
 Rules = Sequence[tuple[str, Sequence[str | None]]]
 
@@ -35,25 +39,47 @@ DEFAULT_RULES: Rules = (
 )
 
 
-def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with `sizes` by axis; one size may be -1, "all devices that are left".
+def make_mesh(
+    sizes: Mapping[str, int] = DEFAULT_SIZES, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of `devices` (default: all of them) with `sizes` by axis.
 
-    Raises InputError where the sizes do not multiply to the number of devices.
+    `slice` of -1 is the number of slices that the devices form: TPU slices joined by the data
+    centre's network, or NVIDIA hosts without NVLink between them; anything else forms one. One of
+    the other sizes may be -1, "all devices that are left". With a `slice` axis as large as that, no
+    other axis crosses slices.
+
+    Raises InputError where the sizes do not multiply to the number of devices or contradict their
+    slices.
     """
-    devices = jax.devices() if devices is None else devices
-    shape = [sizes[axis] for axis in AXES]
+    return Mesh(device_grid(sizes, jax.devices() if devices is None else devices), AXES)
+
+
+def device_grid(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices of `make_mesh`, as an array with one dimension an axis; errors as there."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    shape = [slices if sizes["slice"] == -1 else sizes["slice"], *(sizes[a] for a in AXES[1:])]
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
-        raise InputError(f"mesh {dict(sizes)}: sizes are at least 1, and only one may be -1")
+        raise InputError(
+            f"mesh {dict(sizes)}: sizes are at least 1, and besides slice only one may be -1"
+        )
     fixed = math.prod(size for size in shape if size != -1)
     shape = [len(devices) // fixed if size == -1 else size for size in shape]
     if math.prod(shape) != len(devices):
         text = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
         raise InputError(f"mesh {text} does not cover the {len(devices)} devices that there are")
     if devices[0].platform == "cpu":
-        grid = np.asarray(devices).reshape(shape)
-    else:
-        grid = mesh_utils.create_device_mesh(shape, devices)
-    return Mesh(grid, AXES)
+        return np.asarray(devices).reshape(shape)
+    # Of the ways to lay the axes on a torus, one that splits a physical axis comes last.
+    if shape[0] == slices > 1:
+        return mesh_utils.create_hybrid_device_mesh(
+            [1, *shape[1:]], [slices, 1, 1, 1], devices, allow_split_physical_axes=True
+        )
+    if slices > 1 and devices[0].platform == "tpu":
+        raise InputError(
+            f"mesh slice={shape[0]}: the devices form {slices} slices; give slice=-1 or {slices}"
+        )
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -114,7 +114,7 @@ def test_hidden_pieces_follow_the_80_10_10_recipe():
 
 
 def test_masks_do_not_depend_on_how_the_batch_is_cut_over_devices():
-    rows = batch_sharding(make_mesh({"data": 8, "fsdp": 1, "tensor": 1}))
+    rows = batch_sharding(make_mesh())
     ids = jnp.asarray(np.random.default_rng(0).integers(3, VOCABULARY, (16, 12)), jnp.int32)
 
     def draw(ids):
