@@ -118,3 +118,20 @@ def resolve(config: ConfigDict, *, training_records: int, vocabulary_size: int) 
             resolved.total_steps = max(1, round(steps))
         resolved.model.vocabulary_size = vocabulary_size
     return resolved.lock()
+
+
+# Sub-words of a planned or benchmarked model whose recipe leaves them to its tokenizer.
+SYNTHETIC_VOCABULARY = 32_000
+
+
+def resolve_without_data(config: ConfigDict) -> ConfigDict:
+    """As `resolve` for benchmarks and plans, which have neither data nor a tokenizer.
+
+    A vocabulary of 0 becomes SYNTHETIC_VOCABULARY; the run's length is any, it costs nothing.
+    """
+    resolved = config.copy_and_resolve_references()
+    with resolved.unlocked():
+        resolved.model.vocabulary_size = config.model.vocabulary_size or SYNTHETIC_VOCABULARY
+        resolved.total_steps = config.total_steps or 1_000_000
+        resolved.total_epochs = 0.0
+    return resolved.lock()

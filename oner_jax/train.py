@@ -18,6 +18,7 @@ from oner_jax import configuration
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError, run_program
 from oner_jax.objectives.objective import Batch, TextFormat
+from oner_jax.parallel.chips import Peak
 from oner_jax.parallel.mesh import batch_sharding
 from oner_jax.training import workdir
 from oner_jax.training.checkpoints import Checkpoints
@@ -96,7 +97,9 @@ def _loop(
     """Step to the end. Blocks on the device only to log, one step late, and to save."""
     config = recipe.config
     rows = batch_sharding(recipe.mesh)
-    throughput = Throughput(config.batch_size)
+    throughput = Throughput(
+        config.batch_size, recipe.flops.total, Peak.of(recipe.mesh.devices.flatten().tolist())
+    )
     pending: tuple[int, Metrics] | None = None
     for done in range(first_step + 1, config.total_steps + 1):
         with throughput.waiting_for_data():

@@ -6,6 +6,7 @@ convolutions help transformers see better") is our option for small budgets.
 """
 
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,41 +64,56 @@ class PatchStem(nnx.Module):
         return self.project(to_patches(images, self.patch_size))
 
 
-class ConvolutionStem(nnx.Module):
-    """Stages of a strided convolution and residual 3x3 ones, then a linear layer.
+class ConvolutionShape(NamedTuple):
+    """One convolution of the stem: channels in and out, side of its window and its stride."""
+
+    inputs: int
+    outputs: int
+    window: int
+    stride: int
+
+
+def convolution_shapes(settings: ModelSettings) -> list[ConvolutionShape]:
+    """Stages of a strided convolution and `stem_residual_layers` 3x3 ones, in order.
 
     The first stage divides the side by `stem_first_stride`, with a window of twice that less one;
     every other one halves it, down to one position a patch. Channels double from `stem_width`,
-    capped at `width`. Normalised over channels, so an image's tokens never depend on the rest of
-    the batch.
+    capped at `width`.
+    """
+    first = settings.stem_first_stride
+    strides = [first] + [2] * ((settings.patch_size // first).bit_length() - 1)
+    channels = [min(settings.stem_width * 2**i, settings.width) for i in range(len(strides))]
+    shapes = []
+    for stride, (inputs, outputs) in zip(strides, itertools.pairwise([3, *channels]), strict=True):
+        shapes.append(ConvolutionShape(inputs, outputs, 2 * stride - 1, stride))
+        shapes += [ConvolutionShape(outputs, outputs, 3, 1)] * settings.stem_residual_layers
+    return shapes
+
+
+class ConvolutionStem(nnx.Module):
+    """The convolutions of `convolution_shapes`, those of stride 1 residual, then a linear layer.
+
+    Normalised over channels, so an image's tokens never depend on the rest of the batch.
     """
 
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
-        first = settings.stem_first_stride
-        strides = [first] + [2] * ((settings.patch_size // first).bit_length() - 1)
-        channels = [min(settings.stem_width * 2**i, settings.width) for i in range(len(strides))]
+        shapes = convolution_shapes(settings)
         self.residual_layers = settings.stem_residual_layers
-        shapes = []
-        for stride, (inputs, outputs) in zip(
-            strides, itertools.pairwise([3, *channels]), strict=True
-        ):
-            shapes += [(inputs, outputs, 2 * stride - 1, stride)]
-            shapes += [(outputs, outputs, 3, 1)] * self.residual_layers
         self.convolutions = nnx.List(
             nnx.Conv(
-                inputs,
-                outputs,
-                kernel_size=(window, window),
-                strides=stride,
+                shape.inputs,
+                shape.outputs,
+                kernel_size=(shape.window, shape.window),
+                strides=shape.stride,
                 use_bias=False,
                 dtype=settings.compute_dtype,
                 rngs=rngs,
             )
-            for inputs, outputs, window, stride in shapes
+            for shape in shapes
         )
-        self.norms = nnx.List(nnx.LayerNorm(outputs, rngs=rngs) for _, outputs, _, _ in shapes)
+        self.norms = nnx.List(nnx.LayerNorm(shape.outputs, rngs=rngs) for shape in shapes)
         self.project = nnx.Linear(
-            channels[-1],
+            shapes[-1].outputs,
             settings.width,
             dtype=settings.compute_dtype,
             kernel_init=_kernel_init,

@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from oner_jax.parallel.chips import Peak
+
 FILE = "metrics.jsonl"
 
 
@@ -52,11 +54,11 @@ class MetricsLog:
         parts = {name.removeprefix("loss/"): metrics[name] for name in metrics if "loss" in name}
         shown = "  ".join(f"{name} {value:.3f}" for name, value in parts.items())
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{shown}  {metrics['pairs_per_sec']:.0f} pairs/s")
+            self._bar.set_postfix_str(f"{shown}  {_speed(metrics)}")
         else:
             print(
-                f"step {step}/{self._total_steps}  {shown}  "
-                f"{metrics['pairs_per_sec']:.0f} pairs/s  {self._eta(step)} left",
+                f"step {step}/{self._total_steps}  {shown}  {_speed(metrics)}  "
+                f"{self._eta(step)} left",
                 flush=True,
             )
 
@@ -72,13 +74,15 @@ class MetricsLog:
 
 
 class Throughput:
-    """Pairs a second and the share of time spent waiting for data, since the last measurement.
+    """Pairs a second, MFU and the share of time waiting for data, since the last measurement.
 
-    The first step's compilation and the pauses for checkpoints do not count.
+    The first step's compilation and the pauses for checkpoints do not count. `peak` is what the
+    devices of the run can do at best; where it is not known (a CPU), `mfu` is left out.
     """
 
-    def __init__(self, batch_size: int):
+    def __init__(self, batch_size: int, flops_per_pair: float, peak: Peak):
         self.batch_size = batch_size
+        self._flops_per_pair, self._peak = flops_per_pair, peak
         self.start(0)
 
     def start(self, step: int) -> None:
@@ -103,12 +107,21 @@ class Throughput:
     def measure(self, step: int) -> dict[str, float]:
         """Figures from the last call to the end of `step`."""
         seconds = max(1e-9, time.monotonic() - self._since - self._paused_seconds)
+        pairs_per_second = (step - self._step) * self.batch_size / seconds
         figures = {
-            "pairs_per_sec": (step - self._step) * self.batch_size / seconds,
+            "pairs_per_sec": pairs_per_second,
+            "pairs_per_sec_per_chip": pairs_per_second / self._peak.chips,
             "data_wait_fraction": min(1.0, self._waiting_seconds / seconds),
         }
+        if self._peak.flops_per_second is not None:
+            figures["mfu"] = pairs_per_second * self._flops_per_pair / self._peak.flops_per_second
         self.start(step)
         return figures
+
+
+def _speed(metrics: Mapping[str, float]) -> str:
+    mfu = f"  MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""
+    return f"{metrics['pairs_per_sec']:.0f} pairs/s{mfu}"
 
 
 def _truncate(path: Path, step: int) -> None:

@@ -1,9 +1,10 @@
 """From a resolved config to the parts of a run; training, benchmark and planner build alike."""
 
 import dataclasses
-from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -11,11 +12,11 @@ from ml_collections import ConfigDict
 from oner_jax.models.architectures import PureModel
 from oner_jax.models.settings import ModelSettings
 from oner_jax.objectives.objective import Batch, Objective, ObjectiveSettings, TextFormat
-from oner_jax.parallel.mesh import check_batch_size, make_mesh
+from oner_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
 from oner_jax.training import schedule
+from oner_jax.training.flops import StepFlops, step_flops
 from oner_jax.training.optimizer import make_optimizer
 from oner_jax.training.step import (
-    Metrics,
     TrainState,
     abstract_state,
     compile_step,
@@ -26,7 +27,7 @@ from oner_jax.training.step import (
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The parts of a run. `step` is compiled at its first call."""
+    """The parts of a run. `step(state, batch) -> (state, metrics)` compiles at its first call."""
 
     config: ConfigDict
     mesh: Mesh
@@ -34,7 +35,12 @@ class Recipe:
     objective: Objective
     optimizer: optax.GradientTransformation
     abstract: TrainState
-    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    step: jax.stages.Wrapped
+
+    @property
+    def flops(self) -> StepFlops:
+        """Analytic FLOPs of a step for each pair."""
+        return step_flops(self.model.settings, self.objective, self.config.batch_size)
 
     @classmethod
     def from_config(
@@ -73,6 +79,19 @@ class Recipe:
         )
         step = compile_step(train_step, _shardings(abstract), mesh)
         return cls(config, mesh, model, objective, optimizer, abstract, step)
+
+    def abstract_batch(self) -> Batch:
+        """Shapes, types and shardings of a global batch."""
+        rows, shape = self.config.batch_size, self.model.settings
+        leaves: dict[str, Any] = {
+            "image": ((rows, shape.image_size, shape.image_size, 3), jnp.uint8),
+            "text": ((rows, shape.text_tokens), jnp.int32),
+            "caption_hash": ((rows,), jnp.uint32),
+        }
+        sharding = batch_sharding(self.mesh)
+        for name, (size, dtype) in leaves.items():
+            leaves[name] = jax.ShapeDtypeStruct(size, dtype, sharding=sharding)
+        return Batch(**leaves)
 
     def init_state(self) -> TrainState:
         """Fresh weights from the config's seed, made where they belong."""

@@ -94,7 +94,7 @@ def compile_step(
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
     state_shardings: TrainState,
     mesh: Mesh,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """jit with explicit shardings and the state donated."""
     rows = batch_sharding(mesh)
     return jax.jit(

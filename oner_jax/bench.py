@@ -1,0 +1,124 @@
+"""Time the training step: `python -m oner_jax.bench --config=configs/oner.py:b16`.
+
+Synthetic batches that lie on the devices already, so nothing but the step is measured, and no
+data, TensorFlow or checkpoint library is needed: jax, flax, optax, numpy, ml_collections, absl and
+jaxtyping. Override any key with `--config.KEY=VALUE`.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from oner_jax import configuration
+from oner_jax.errors import InputError, run_program
+from oner_jax.objectives.objective import Batch, TextFormat
+from oner_jax.parallel.chips import Peak
+from oner_jax.training.recipe import Recipe
+from oner_jax.training.step import Metrics, TrainState
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
+STEPS = flags.DEFINE_integer("steps", 10, "Steps of one repeat.", lower_bound=1)
+REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats; the median is reported.", lower_bound=1)
+JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
+PROFILE = flags.DEFINE_string("profile", None, "Folder for a profile of one more repeat.")
+
+
+def measure(config: ConfigDict, *, steps: int, repeats: int, profile: str | None) -> dict[str, Any]:
+    """Seconds a step over `repeats` of `steps` each, and what follows from them."""
+    config = configuration.resolve_without_data(config)
+    configuration.use_compilation_cache(config.compilation_cache)
+    recipe = Recipe.from_config(config, TextFormat.synthetic(config.model.vocabulary_size))
+    state, batch = recipe.init_state(), synthetic_batch(recipe)
+    began = time.perf_counter()
+    compiled = recipe.step.lower(state, batch).compile()
+    compile_seconds = time.perf_counter() - began
+    memory = compiled.memory_analysis()
+    seconds = []
+    # The first round is a warm-up.
+    for _ in range(1 + repeats):
+        began = time.perf_counter()
+        state, metrics = _run(compiled, state, batch, steps)
+        seconds.append((time.perf_counter() - began) / steps)
+    del seconds[0]
+    if profile is not None:
+        with jax.profiler.trace(profile):
+            state, metrics = _run(compiled, state, batch, steps)
+    peak = Peak.of(jax.devices())
+    pairs_per_second = config.batch_size / statistics.median(seconds)
+    flops = recipe.flops.total
+    return {
+        "device": jax.devices()[0].device_kind,
+        "chips": peak.chips,
+        "jax": jax.__version__,
+        "batch_size": config.batch_size,
+        "step_seconds": statistics.median(seconds),
+        "step_seconds_min": min(seconds),
+        "step_seconds_max": max(seconds),
+        "pairs_per_sec": pairs_per_second,
+        "pairs_per_sec_per_chip": pairs_per_second / peak.chips,
+        "flops_per_pair": flops,
+        "mfu": peak.flops_per_second and pairs_per_second * flops / peak.flops_per_second,
+        "compile_seconds": compile_seconds,
+        "temporary_bytes": memory.temp_size_in_bytes if memory else None,
+        "loss": float(metrics["loss"]),
+    }
+
+
+def synthetic_batch(recipe: Recipe, seed: int = 0) -> Batch:
+    """Random pictures and captions of every length, made for the recipe's mesh."""
+    random = np.random.default_rng(seed)
+    abstract = recipe.abstract_batch()
+    image = random.integers(0, 256, abstract.image.shape, np.uint8)
+    text = random.integers(3, recipe.config.model.vocabulary_size, abstract.text.shape, np.int32)
+    rows, length = text.shape
+    text[np.arange(length) >= random.integers(1, length + 1, (rows, 1))] = 0
+    caption_hash = np.arange(1, rows + 1, dtype=np.uint32)
+    return Batch(
+        *(
+            jax.device_put(array, leaf.sharding)
+            for array, leaf in zip((image, text, caption_hash), abstract, strict=True)
+        )
+    )
+
+
+def _run(
+    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batch: Batch,
+    count: int,
+) -> tuple[TrainState, Metrics]:
+    """`count` steps on the same batch, to the end of the last."""
+    for _ in range(count):
+        state, metrics = step(state, batch)
+    return jax.block_until_ready((state, metrics))
+
+
+def describe(figures: dict[str, Any]) -> str:
+    """The figures of `measure` for a person."""
+    mfu = "" if figures["mfu"] is None else f", MFU {figures['mfu']:.1%}"
+    return (
+        f"{figures['chips']} x {figures['device']}, JAX {figures['jax']}, batch "
+        f"{figures['batch_size']}: {1000 * figures['step_seconds']:.1f} ms a step "
+        f"({1000 * figures['step_seconds_min']:.1f} to {1000 * figures['step_seconds_max']:.1f}), "
+        f"{figures['pairs_per_sec_per_chip']:.1f} pairs/s/chip{mfu}; "
+        f"{figures['flops_per_pair'] / 1e9:.2f} GFLOPs a pair, "
+        f"compiled in {figures['compile_seconds']:.0f} s"
+    )
+
+
+def main(_: Sequence[str]) -> None:
+    if CONFIG.value is None:
+        raise InputError("--config is missing: name a recipe, for example configs/oner.py:b16")
+    figures = measure(CONFIG.value, steps=STEPS.value, repeats=REPEATS.value, profile=PROFILE.value)
+    print(json.dumps(figures) if JSON.value else describe(figures))
+
+
+if __name__ == "__main__":
+    run_program(main, configuration.check_recipe_argument)

@@ -1,0 +1,162 @@
+"""Analytic FLOPs of a training step, for MFU and for plans.
+
+Model FLOPs in the sense of PaLM (Chowdhery et al. 2022, appendix B): matrix products and
+convolutions that the method asks for, two FLOPs a multiply-add; normalisation, softmax and what a
+remat policy computes twice do not count. A backward pass is twice its forward pass, less the
+gradient of the pixels; the momentum twin has none.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from oner_jax.models.inputs import convolution_shapes
+from oner_jax.models.settings import ModelSettings
+from oner_jax.models.tower import SAVED_NAMES
+from oner_jax.models.views import VIEWS, View
+from oner_jax.objectives.masking import masked_blocks, prediction_slots
+from oner_jax.objectives.objective import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Passage:
+    """`tokens` of one pair pass `layers` layers in which each attends to `keys` tokens."""
+
+    tokens: int
+    keys: int
+    layers: int
+
+
+class LayerFlops(NamedTuple):
+    """Forward FLOPs of a transformer layer by its products, named as remat policies name them."""
+
+    qkv: int
+    attention_scores: int
+    attention_output: int
+    attention_projection: int
+    mlp_hidden: int
+    mlp_output: int
+
+
+class StepFlops(NamedTuple):
+    """FLOPs of one training step for one pair, forward and backward, by part.
+
+    `keys` is the forward pass of the momentum twin with its projections, `heads` the online
+    projections and predictions.
+    """
+
+    stem: int
+    tower: int
+    heads: int
+    pixels: int
+    words: int
+    keys: int
+    contrast: int
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+def step_flops(model: ModelSettings, objective: Objective, batch_size: int) -> StepFlops:
+    """FLOPs for one pair of a global batch of `batch_size`."""
+    online, keys = objective.online_views, objective.key_views
+    projector = (model.width, *[model.projection_hidden_width] * 2, model.projection_width)
+    predictor = (model.projection_width, model.predictor_hidden_width, model.projection_width)
+    projection = dense_flops(*projector)
+    prediction = dense_flops(*predictor)
+    return StepFlops(
+        stem=2 * _stem_flops(model) * any(view.image for view in online),
+        tower=3 * _tower_flops(model, online),
+        heads=3 * len(online) * (projection + prediction) * bool(objective.contrastive),
+        pixels=3 * _pixel_flops(model, objective),
+        words=3 * _word_flops(model, objective),
+        keys=_stem_flops(model) * any(view.image for view in keys)
+        + _tower_flops(model, keys)
+        + len(keys) * projection,
+        contrast=_contrast_flops(model, objective, batch_size),
+    )
+
+
+def recomputed_fraction(model: ModelSettings, objective: Objective, batch_size: int) -> float:
+    """Share of the step's FLOPs that `model.remat` makes the step do a second time."""
+    if model.remat == "none":
+        return 0.0
+    # A layer's output is the next one's input, which is always kept.
+    kept = {"mlp_output", *SAVED_NAMES.get(model.remat, ())}
+    twice = 0
+    for passage in passages(model, objective.online_views):
+        layer = layer_flops(model, passage.tokens, passage.keys)._asdict()
+        twice += passage.layers * sum(flops for name, flops in layer.items() if name not in kept)
+    return twice / step_flops(model, objective, batch_size).total
+
+
+def passages(model: ModelSettings, views: Sequence[View]) -> list[Passage]:
+    """Which layers the tokens of `views` pass."""
+    return [
+        Passage(_tokens(model, view), _tokens(model, VIEWS[view.reads]), model.depth)
+        for view in views
+    ]
+
+
+def layer_flops(model: ModelSettings, tokens: int, keys: int) -> LayerFlops:
+    """Forward FLOPs of one layer for `tokens` that attend to `keys`."""
+    return LayerFlops(
+        qkv=tokens * dense_flops(model.width, 3 * model.width),
+        attention_scores=2 * tokens * keys * model.width,
+        attention_output=2 * tokens * keys * model.width,
+        attention_projection=tokens * dense_flops(model.width, model.width),
+        mlp_hidden=tokens * dense_flops(model.width, model.mlp_width),
+        mlp_output=tokens * dense_flops(model.mlp_width, model.width),
+    )
+
+
+def dense_flops(*widths: int) -> int:
+    """Forward FLOPs of linear layers of `widths` for one vector."""
+    return sum(2 * a * b for a, b in itertools.pairwise(widths))
+
+
+def _tokens(model: ModelSettings, view: View) -> int:
+    return 1 + view.image * model.patches + view.text * model.text_tokens
+
+
+def _tower_flops(model: ModelSettings, views: Sequence[View]) -> int:
+    return sum(
+        passage.layers * sum(layer_flops(model, passage.tokens, passage.keys))
+        for passage in passages(model, views)
+    )
+
+
+def _stem_flops(model: ModelSettings) -> int:
+    """Forward FLOPs of an image's embedding, made once for all views of a side."""
+    if model.stem == "patch":
+        return model.patches * dense_flops(3 * model.patch_size**2, model.width)
+    flops, side, channels = 0, model.image_size, 3
+    for shape in convolution_shapes(model):
+        side, channels = side // shape.stride, shape.outputs
+        flops += side**2 * dense_flops(shape.window**2 * shape.inputs, shape.outputs)
+    return flops + model.patches * dense_flops(channels, model.width)
+
+
+def _pixel_flops(model: ModelSettings, objective: Objective) -> int:
+    block = objective.settings.image_mask_block_patches
+    fraction = objective.settings.image_mask_fraction
+    hidden = masked_blocks(model.patches_per_side, block, fraction) * block**2
+    terms = sum(term.pixels for term in objective.reconstructive.values())
+    return terms * hidden * dense_flops(model.width, 3 * model.patch_size**2)
+
+
+def _word_flops(model: ModelSettings, objective: Objective) -> int:
+    """At the slots for hidden words only; a slot that stays empty is computed all the same."""
+    if not objective.settings.word_mask_fraction:
+        return 0
+    slots = prediction_slots(model.text_tokens, objective.settings.word_mask_fraction)
+    terms = sum(term.words for term in objective.reconstructive.values())
+    return terms * slots * dense_flops(model.width, model.width, model.vocabulary_size)
+
+
+def _contrast_flops(model: ModelSettings, objective: Objective, batch_size: int) -> int:
+    """Every query meets every key, once forward and once for the query's gradient."""
+    pairs = sum(len(term) for term in objective.contrastive.values())
+    return 2 * pairs * dense_flops(model.projection_width, batch_size)

@@ -1,0 +1,95 @@
+"""Analytic FLOPs against a count of the products in the traced training step."""
+
+import dataclasses
+import math
+
+import jax
+import pytest
+from flax import nnx
+
+from oner_jax.models.architectures import PureModel
+from oner_jax.models.inputs import ConvolutionStem
+from oner_jax.training.flops import recomputed_fraction, step_flops
+from tests import small
+
+
+def product_flops(jaxpr) -> int:
+    """Two for every multiply-add of the products and forward convolutions of `jaxpr`."""
+    total = 0
+    for equation in jaxpr.eqns:
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(value):
+                total += times * product_flops(getattr(value, "jaxpr", value))
+        outputs = [math.prod(variable.aval.shape) for variable in equation.outvars]
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2 * outputs[0] * math.prod(shape[axis] for axis in contracted)
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            total += 2 * outputs[0] * math.prod(kernel[:-1])
+    return total
+
+
+def _is_jaxpr(value) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
+def traced_flops(settings, weights) -> float:
+    """Of keys, loss and gradient for a batch of 8, per pair."""
+    model, objective = PureModel(settings), small.objective(settings, weights)
+    batch = small.batch(settings)
+    parameters = model.abstract_parameters
+
+    def step(parameters, batch):
+        prepared = objective.prepare(jax.random.key(0), batch)
+        twin = model.bind_backbone(parameters["backbone"])
+        keys = objective.make_keys(twin, prepared)
+        captions = objective.key_captions(batch.caption_hash)
+        totals = objective.totals(prepared)
+        return jax.grad(
+            lambda p: objective.loss(model.bind(p), prepared, keys, captions, totals)[0]
+        )(parameters)
+
+    jaxpr = jax.make_jaxpr(step)(parameters, batch)
+    return product_flops(jaxpr.jaxpr) / batch.text.shape[0]
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        small.ALL_TERMS,
+        {"itc": 1.0},
+        {"cmc": 1.0, "mlm": 1.0},
+        {"mmm": 1.0},
+    ],
+    ids=lambda weights: "+".join(weights),
+)
+def test_step_flops_count_every_product_of_the_step(weights):
+    settings = small.settings()
+    counted = step_flops(settings, small.objective(settings, weights), 8)
+    assert counted.total == traced_flops(settings, weights)
+
+
+@pytest.mark.parametrize("remat", ["full", "attention", "cheap"])
+def test_recomputed_fraction_is_what_remat_adds(remat):
+    settings = small.settings(remat=remat)
+    objective = small.objective(settings)
+    bare = traced_flops(dataclasses.replace(settings, remat="none"), small.ALL_TERMS)
+    added = traced_flops(settings, small.ALL_TERMS) / bare - 1
+    assert recomputed_fraction(settings, objective, 8) == pytest.approx(added, rel=1e-12)
+
+
+@pytest.mark.parametrize(("first_stride", "residual_layers"), [(2, 0), (4, 1)])
+def test_convolutional_stem(first_stride, residual_layers):
+    settings = small.settings(
+        stem="convolution",
+        stem_width=4,
+        stem_first_stride=first_stride,
+        stem_residual_layers=residual_layers,
+    )
+    stem = ConvolutionStem(settings, rngs=nnx.Rngs(0))
+    images = jax.ShapeDtypeStruct((1, settings.image_size, settings.image_size, 3), "float32")
+    traced = product_flops(jax.make_jaxpr(stem)(images).jaxpr)
+    assert step_flops(settings, small.objective(settings), 8).stem == 2 * traced
