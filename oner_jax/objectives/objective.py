@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8, UInt32
 from ml_collections import ConfigDict
 
@@ -21,13 +22,12 @@ from oner_jax.models.inputs import normalize_pixels
 from oner_jax.models.settings import ModelSettings
 from oner_jax.models.views import VIEWS, PairInputs, View, ViewStates
 from oner_jax.objectives import masking, reconstruction
-from oner_jax.objectives.contrastive import Keys, contrast, mix
+from oner_jax.objectives.contrastive import Keys, Queries, contrast, mix
 from oner_jax.objectives.masking import MaskedWords
 from oner_jax.objectives.terms import (
     CONTRASTIVE_TERMS,
     RECONSTRUCTION_TERMS,
     TERMS,
-    ContrastivePair,
     Reconstruction,
 )
 
@@ -49,6 +49,7 @@ class PreparedBatch(NamedTuple):
     words: MaskedWords
     joint_words: MaskedWords
     row: Int[Array, "b"]
+    captions: UInt32[Array, "b"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +145,18 @@ class Objective:
             self.settings.image_mask_block_patches,
             self._image_mask_fraction,
         )
+        # All 0 where equal captions are negatives (the paper).
+        masked = self.settings.mask_equal_captions
+        captions = batch.caption_hash if masked else jnp.zeros_like(batch.caption_hash)
         return PreparedBatch(
-            batch.image, batch.text, patch_mask, words(word_key), words(joint_key), jnp.arange(rows)
+            batch.image,
+            batch.text,
+            patch_mask,
+            words(word_key),
+            words(joint_key),
+            jnp.arange(rows),
+            captions,
         )
-
-    def key_captions(self, caption_hash: UInt32[Array, "b"]) -> UInt32[Array, "b"]:
-        """Hashes as `contrast` reads them: all 0 where equal captions are negatives (the paper)."""
-        return caption_hash if self.settings.mask_equal_captions else jnp.zeros_like(caption_hash)
 
     def make_keys(self, momentum: OneTower, batch: PreparedBatch) -> dict[str, Float[Array, "b d"]]:
         """k_X of the momentum twin for every view the terms need, from clean inputs."""
@@ -175,14 +181,17 @@ class Objective:
         self,
         model: PretrainingModel,
         batch: PreparedBatch,
+        own_keys: Mapping[str, Float[Array, "b d"]],
         keys: Mapping[str, Float[Array, "global d"]],
-        key_captions: UInt32[Array, "global"],
+        captions: UInt32[Array, "global"],
         totals: Mapping[str, Float[Array, ""]],
+        mesh: Mesh,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """A micro-batch's share of the global loss, and of every term by name.
 
-        `batch.row` says which of the global `keys` is each example's own. Shares of the
-        micro-batches add up to the loss of the global batch.
+        `own_keys` are what `make_keys` made of the same examples, `keys` and `captions` the whole
+        batch's, in the order of its rows. Shares of the micro-batches add up to the loss of the
+        global batch.
         """
         inputs = PairInputs(
             normalize_pixels(batch.image),
@@ -197,9 +206,9 @@ class Objective:
             for name, state in states.items()
             if self.contrastive
         }
-        for name, term in self.contrastive.items():
-            metrics |= self._contrastive_term(
-                name, term, queries, batch.row, keys, key_captions, totals
+        if self.contrastive:
+            metrics |= self._contrastive_terms(
+                queries, batch, own_keys, keys, captions, totals, mesh
             )
         for name, rebuilt in self.reconstructive.items():
             metrics[f"loss/{name}"] = self._reconstruction_term(
@@ -210,29 +219,43 @@ class Objective:
             total += self.settings.weights[name] * metrics[f"loss/{name}"]
         return total, {"loss": total, **metrics}
 
-    def _contrastive_term(
+    def _contrastive_terms(
         self,
-        name: str,
-        term: tuple[ContrastivePair, ...],
         queries: Mapping[str, jax.Array],
-        rows: jax.Array,
+        batch: PreparedBatch,
+        own_keys: Mapping[str, jax.Array],
         keys: Mapping[str, jax.Array],
         captions: jax.Array,
         totals: Mapping[str, jax.Array],
+        mesh: Mesh,
     ) -> dict[str, jax.Array]:
+        """Every pair of every term in one pass of the keys."""
         temperature = self.settings.temperature
-        loss, correct = jnp.float32(0), jnp.float32(0)
-        for pair in term:
-            result = contrast(
-                mix(*(queries[view] for view in pair.queries)),
-                rows,
-                Keys(mix(*(keys[view] for view in pair.keys)), captions),
-                temperature,
-            )
-            # MoCo v3's factor 2 tau keeps the gradient's size when the temperature changes.
-            loss += 2 * temperature * result.loss.sum() / totals["pairs"]
-            correct += result.correct.sum() / totals["pairs"] / len(term)
-        return {f"loss/{name}": loss, f"accuracy/{name}": correct}
+        pairs = [pair for term in self.contrastive.values() for pair in term]
+        query_sets = list(dict.fromkeys(pair.queries for pair in pairs))
+        key_sets = list(dict.fromkeys(pair.keys for pair in pairs))
+
+        def mixed(vectors: Mapping[str, jax.Array], sets: list[tuple[str, ...]]) -> jax.Array:
+            return jnp.stack([mix(*(vectors[view] for view in views)) for views in sets])
+
+        result = contrast(
+            Queries(
+                mixed(queries, query_sets), mixed(own_keys, key_sets), batch.row, batch.captions
+            ),
+            Keys(mixed(keys, key_sets), jnp.arange(len(captions)), captions),
+            tuple((query_sets.index(p.queries), key_sets.index(p.keys)) for p in pairs),
+            scale=1 / temperature,
+            mesh=mesh,
+        )
+        # MoCo v3's factor 2 tau keeps the gradient's size when the temperature changes.
+        losses = 2 * temperature * result.loss.sum(axis=1) / totals["pairs"]
+        correct = result.correct.sum(axis=1) / totals["pairs"]
+        metrics, first = {}, 0
+        for name, term in self.contrastive.items():
+            of_term = slice(first, first := first + len(term))
+            metrics[f"loss/{name}"] = losses[of_term].sum()
+            metrics[f"accuracy/{name}"] = correct[of_term].mean()
+        return metrics
 
     def _reconstruction_term(
         self,

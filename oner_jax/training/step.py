@@ -52,8 +52,9 @@ def make_train_step(
     """
     rows = batch_sharding(mesh)
 
-    def share(parameters, keys, captions, totals, part):
-        return objective.loss(model.bind(parameters), part, keys, captions, totals)
+    def share(parameters, keys, captions, totals, part, own_keys):
+        bound = model.bind(parameters)
+        return objective.loss(bound, part, own_keys, keys, captions, totals, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -61,15 +62,16 @@ def make_train_step(
         prepared = jax.lax.with_sharding_constraint(prepared, rows)
         parts = _split(prepared, micro_batches)
         twin = model.bind_backbone(state.momentum)
-        keys = _merge(_each(functools.partial(objective.make_keys, twin), parts), micro_batches)
-        # The one gather of a step: every device's queries meet the keys of the global batch.
-        keys, captions = jax.lax.with_sharding_constraint(
-            (keys, objective.key_captions(batch.caption_hash)), replicated(mesh)
-        )
+        own_keys = _each(functools.partial(objective.make_keys, twin), parts)
+        # Cut by rows like the batch: the contrast sends them round.
+        keys = jax.lax.with_sharding_constraint(_merge(own_keys, micro_batches), rows)
         totals = objective.totals(prepared)
         gradient_of_share = jax.grad(share, has_aux=True)
         gradients, metrics = _sum(
-            lambda part: gradient_of_share(state.parameters, keys, captions, totals, part), parts
+            lambda part: gradient_of_share(
+                state.parameters, keys, prepared.captions, totals, *part
+            ),
+            (parts, own_keys),
         )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
@@ -139,10 +141,10 @@ def _each(function: Callable[[PreparedBatch], Any], parts: PreparedBatch) -> Any
     return jax.lax.map(function, parts)
 
 
-def _sum(function: Callable[[PreparedBatch], Any], parts: PreparedBatch) -> Any:
+def _sum(function: Callable[[Any], Any], parts: Any) -> Any:
     """Sum of `function` over the parts, one part in memory at a time."""
     first = jax.tree.map(lambda x: x[0], parts)
-    if parts.row.shape[0] == 1:
+    if jax.tree.leaves(parts)[0].shape[0] == 1:
         return function(first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, first))
 

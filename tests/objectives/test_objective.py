@@ -10,6 +10,7 @@ import pytest
 from oner_jax.errors import InputError
 from oner_jax.models.architectures import PureModel
 from oner_jax.objectives.objective import ObjectiveSettings
+from oner_jax.parallel.mesh import make_mesh
 from tests import small
 from tests.oracle import Oracle, float64, mix, nce
 
@@ -21,9 +22,11 @@ def loss_and_masks(model, objective, parameters, momentum, batch, seed=3):
     def compute(parameters, momentum, batch):
         prepared = objective.prepare(jax.random.key(seed), batch)
         keys = objective.make_keys(model.bind_backbone(momentum), prepared)
-        captions = objective.key_captions(batch.caption_hash)
         totals = objective.totals(prepared)
-        loss, metrics = objective.loss(model.bind(parameters), prepared, keys, captions, totals)
+        mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+        loss, metrics = objective.loss(
+            model.bind(parameters), prepared, keys, keys, prepared.captions, totals, mesh
+        )
         return loss, metrics, prepared
 
     return compute(parameters, momentum, batch)

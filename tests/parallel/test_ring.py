@@ -1,0 +1,94 @@
+"""Every resident meets every visitor once, whatever the mesh, and slow links are crossed least."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from oner_jax.parallel import mesh as meshes
+from oner_jax.parallel import ring
+
+RESIDENTS, VISITORS = 16, 24
+
+
+def make_mesh(**sizes):
+    sizes = dict.fromkeys(meshes.AXES, 1) | sizes
+    return meshes.make_mesh(sizes, jax.devices()[: int(np.prod(list(sizes.values())))])
+
+
+def meetings(mesh, resident_block=1024, visitor_block=1024):
+    """How often each resident met each visitor, and in how many blocks."""
+
+    def absorb(state, residents, visitors):
+        met, blocks = state
+        once = jax.nn.one_hot(visitors[0], VISITORS).sum(axis=0)
+        return met + residents[..., None] * once, blocks + 1
+
+    return ring.fold(
+        absorb,
+        (jnp.zeros((1, RESIDENTS, VISITORS)), jnp.zeros((1, RESIDENTS), jnp.int32)),
+        # Each resident as its number, so that a row that went astray is seen.
+        jnp.arange(1.0, RESIDENTS + 1)[None],
+        jnp.arange(VISITORS)[None],
+        mesh=mesh,
+        resident_block=resident_block,
+        visitor_block=visitor_block,
+    )
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"data": 8},
+        {"fsdp": 8},
+        {"data": 2, "fsdp": 2, "tensor": 2},
+        {"data": 4, "fsdp": 2},
+        {"tensor": 8},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("blocks", [(1024, 1024), (1, 3), (2, 1)])
+def test_everything_meets_everything_once(sizes, blocks):
+    mesh = make_mesh(**sizes)
+    met, count = jax.jit(meetings, static_argnums=(0, 1, 2))(mesh, *blocks)
+    expected = np.repeat(np.arange(1.0, RESIDENTS + 1)[:, None], VISITORS, axis=1)
+    np.testing.assert_array_equal(met[0], expected)
+    shards = mesh.size // mesh.shape["tensor"]
+    visitors_at_once = ring.block_rows(VISITORS // shards, blocks[1])
+    np.testing.assert_array_equal(count, VISITORS // visitors_at_once)
+
+
+def sent(jaxpr, times=1):
+    """Messages along each mesh axis, loops multiplied out."""
+    total: collections.Counter[tuple[str, ...]] = collections.Counter()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "ppermute":
+            total[equation.params["axis_name"]] += times
+        inner = times * equation.params.get("length", 1)
+        for value in equation.params.values():
+            if hasattr(value, "eqns") or hasattr(value, "jaxpr"):
+                total += sent(getattr(value, "jaxpr", value), inner)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({"tensor": 8}, {}),
+        ({"data": 8}, {("data",): 7}),
+        ({"data": 2, "fsdp": 4}, {("data",): 1, ("fsdp",): 6}),
+    ],
+)
+def test_the_outer_links_are_crossed_once_per_outer_turn(sizes, expected):
+    jaxpr = jax.make_jaxpr(lambda: meetings(make_mesh(**sizes)))()
+    assert dict(sent(jaxpr.jaxpr)) == expected
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1024, 1030, 32768])
+def test_blocks_divide_the_rows(rows):
+    block = ring.block_rows(rows, 1024)
+    assert rows % block == 0
+    assert 1 <= block <= 1024
