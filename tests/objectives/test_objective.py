@@ -23,7 +23,7 @@ def loss_and_masks(model, objective, parameters, momentum, batch, seed=3):
         prepared = objective.prepare(jax.random.key(seed), batch)
         keys = objective.make_keys(model.bind_backbone(momentum), prepared)
         totals = objective.totals(prepared)
-        mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+        mesh = make_mesh(devices=jax.devices()[:1])
         loss, metrics = objective.loss(
             model.bind(parameters), prepared, keys, keys, prepared.captions, totals, mesh
         )

@@ -45,7 +45,7 @@ def meetings(mesh, resident_block=1024, visitor_block=1024):
         {"data": 8},
         {"fsdp": 8},
         {"data": 2, "fsdp": 2, "tensor": 2},
-        {"data": 4, "fsdp": 2},
+        {"slice": 2, "data": 2, "fsdp": 2},
         {"tensor": 8},
     ],
     ids=str,
@@ -79,7 +79,8 @@ def sent(jaxpr, times=1):
     [
         ({"tensor": 8}, {}),
         ({"data": 8}, {("data",): 7}),
-        ({"data": 2, "fsdp": 4}, {("data",): 1, ("fsdp",): 6}),
+        ({"slice": 2, "data": 4}, {("slice",): 1, ("data",): 6}),
+        ({"slice": 2, "data": 2, "fsdp": 2}, {("slice",): 1, ("data",): 2, ("fsdp",): 4}),
     ],
 )
 def test_the_outer_links_are_crossed_once_per_outer_turn(sizes, expected):

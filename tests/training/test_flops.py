@@ -9,6 +9,7 @@ from flax import nnx
 
 from oner_jax.models.architectures import PureModel
 from oner_jax.models.inputs import ConvolutionStem
+from oner_jax.parallel.mesh import make_mesh
 from oner_jax.training.flops import recomputed_fraction, step_flops
 from tests import small
 
@@ -46,10 +47,12 @@ def traced_flops(settings, weights) -> float:
         prepared = objective.prepare(jax.random.key(0), batch)
         twin = model.bind_backbone(parameters["backbone"])
         keys = objective.make_keys(twin, prepared)
-        captions = objective.key_captions(batch.caption_hash)
         totals = objective.totals(prepared)
+        mesh = make_mesh(devices=jax.devices()[:1])
         return jax.grad(
-            lambda p: objective.loss(model.bind(p), prepared, keys, captions, totals)[0]
+            lambda p: objective.loss(
+                model.bind(p), prepared, keys, keys, prepared.captions, totals, mesh
+            )[0]
         )(parameters)
 
     jaxpr = jax.make_jaxpr(step)(parameters, batch)
