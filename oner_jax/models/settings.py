@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from oner_jax.errors import InputError
 
 STEMS = ("patch", "convolution")
-REMAT_POLICIES = ("none", "full", "attention", "cheap")
+REMAT_POLICIES = ("none", "cheap", "mlp", "qkv", "attention", "full")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

@@ -21,12 +21,16 @@ from oner_jax.models.settings import ModelSettings
 
 _kernel_init = nnx.initializers.xavier_uniform()
 
-# What a layer keeps for its backward pass, by policy; the rest is computed again. "attention"
-# keeps only what attention would make dear to repeat, "cheap" every matrix product but the
-# scores: then only normalisation, GELU and softmax run twice.
+# What a layer keeps for its backward pass besides its input, by policy; the rest is computed again.
+# In multiples of the width that is 8 a token for "cheap", 5 for "mlp", 3 for "qkv", 2 for
+# "attention" and nothing for "full". A product between width and width costs the same FLOPs for
+# each value that it makes, wherever it stands; only the scores and the attention output are far
+# cheaper, so that "cheap" keeps all but them. BENCHMARKS.md has what each costs and saves.
 SAVED_NAMES = {
+    "cheap": ("qkv", "attention_projection", "mlp_hidden"),
+    "mlp": ("attention_projection", "mlp_hidden"),
+    "qkv": ("qkv",),
     "attention": ("attention_output", "attention_projection"),
-    "cheap": ("qkv", "attention_output", "attention_projection", "mlp_hidden"),
 }
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-GIB, GB = 2**30, 10**9
+GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Chip:
     name: str
     kind: str
     bf16_flops_per_second: float
-    memory_bytes: int
+    # What a program may use of each device: TPU as libtpu 0.0.42 states it when refusing one.
+    device_memory_gib: float
     memory_bytes_per_second: float
     link_bytes_per_second: float
     # Between slices (TPU) or hosts (GPU); None where no figure is published.
@@ -33,18 +34,19 @@ class Chip:
 
 
 _TPUS = (
-    Chip("v3", "TPU v3", 123e12, 32 * GIB, 900e9, 332e9, None, devices=2),
-    Chip("v4", "TPU v4", 275e12, 32 * GIB, 1200e9, 268e9, None, devices=2),
-    Chip("v5e", "TPU v5 ?(lite|e)", 197e12, 16 * GIB, 819e9, 200e9, 3.125e9),
-    Chip("v5p", "TPU v5p?", 459e12, 95 * GIB, 2765e9, 600e9, 6.25e9),
-    Chip("v6e", "TPU v6 ?(lite|e)", 918e12, 32 * GIB, 1638e9, 400e9, 12.5e9),
-    Chip("7x", "TPU ?7x", 2307e12, 192 * GIB, 7380e9, 600e9, 12.5e9, devices=2),
+    Chip("v3", "TPU v3", 123e12, 15.48, 900e9, 332e9, None, devices=2),
+    Chip("v4", "TPU v4", 275e12, 15.25, 1200e9, 268e9, None, devices=2),
+    Chip("v5e", "TPU v5 ?(lite|e)", 197e12, 15.75, 819e9, 200e9, 3.125e9),
+    Chip("v5p", "TPU v5p?", 459e12, 95.74, 2765e9, 600e9, 6.25e9),
+    Chip("v6e", "TPU v6 ?(lite|e)", 918e12, 31.25, 1638e9, 400e9, 12.5e9),
+    Chip("7x", "TPU ?7x", 2307e12, 94.75, 7380e9, 600e9, 12.5e9, devices=2),
 )
+# 80 GB of an A100 or H100 are 80 GiB; 141 GB and 180 GB are not.
 _GPUS = (
-    Chip("a100", "NVIDIA A100.*80GB", 312e12, 80 * GB, 2039e9, 300e9, 25e9, host_devices=8),
-    Chip("h100", "NVIDIA H100 80GB HBM3", 989.4e12, 80 * GB, 3350e9, 450e9, 50e9, host_devices=8),
-    Chip("h200", "NVIDIA H200", 989.4e12, 141 * GB, 4800e9, 450e9, 50e9, host_devices=8),
-    Chip("b200", "NVIDIA B200", 2250e12, 180 * GB, 7700e9, 900e9, 50e9, host_devices=8),
+    Chip("a100", "NVIDIA A100.*80GB", 312e12, 80.0, 2039e9, 300e9, 25e9, host_devices=8),
+    Chip("h100", "NVIDIA H100 80GB HBM3", 989.4e12, 80.0, 3350e9, 450e9, 50e9, host_devices=8),
+    Chip("h200", "NVIDIA H200", 989.4e12, 131.3, 4800e9, 450e9, 50e9, host_devices=8),
+    Chip("b200", "NVIDIA B200", 2250e12, 167.6, 7700e9, 900e9, 50e9, host_devices=8),
 )
 CHIPS = {chip.name: chip for chip in (*_TPUS, *_GPUS)}
 

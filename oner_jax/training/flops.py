@@ -160,3 +160,17 @@ def _contrast_flops(model: ModelSettings, objective: Objective, batch_size: int)
     """Every query meets every key, once forward and once for the query's gradient."""
     pairs = sum(len(term) for term in objective.contrastive.values())
     return 2 * pairs * dense_flops(model.projection_width, batch_size)
+
+
+def saved_bytes(model: ModelSettings, objective: Objective) -> int:
+    """Bytes that the online tower keeps for its backward pass, for one pair, by `model.remat`.
+
+    Of "none" it is what "cheap" keeps: a lower bound, as XLA decides what else to keep.
+    """
+    widths = {"qkv": 3 * model.width, "mlp_hidden": model.mlp_width}
+    kept = SAVED_NAMES.get("cheap" if model.remat == "none" else model.remat, ())
+    width = model.width + sum(widths.get(name, model.width) for name in kept)
+    tokens = sum(
+        passage.layers * passage.tokens for passage in passages(model, objective.online_views)
+    )
+    return tokens * width * model.compute_dtype.itemsize

@@ -145,7 +145,7 @@ def test_an_example_does_not_depend_on_the_rest_of_its_batch(stem):
     )
 
 
-@pytest.mark.parametrize("remat", ["full", "attention", "cheap"])
+@pytest.mark.parametrize("remat", ["cheap", "mlp", "qkv", "attention", "full"])
 @pytest.mark.parametrize("layers_per_scan_step", [1, 2])
 def test_rematerialization_and_unrolling_change_nothing(remat, layers_per_scan_step):
     _, plain, parameters, inputs = case()

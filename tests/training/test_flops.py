@@ -75,7 +75,7 @@ def test_step_flops_count_every_product_of_the_step(weights):
     assert counted.total == traced_flops(settings, weights)
 
 
-@pytest.mark.parametrize("remat", ["full", "attention", "cheap"])
+@pytest.mark.parametrize("remat", ["cheap", "mlp", "qkv", "attention", "full"])
 def test_recomputed_fraction_is_what_remat_adds(remat):
     settings = small.settings(remat=remat)
     objective = small.objective(settings)

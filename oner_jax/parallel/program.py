@@ -1,0 +1,325 @@
+"""What a compiled program does in one run: products, memory traffic and collectives.
+
+Read from the text of the optimised HLO, because XLA's own cost analysis counts the body of a loop
+once. Here a computation counts as often as it runs: a loop's body times the loop's trips.
+"""
+
+import dataclasses
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from oner_jax.parallel.hlo import Instruction, Shape, called, device_count, field, numbers, parse
+
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+
+
+_NO_TRAFFIC = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call"}
+_NO_TRAFFIC |= {"conditional", "after-all", "partition-id", "replica-id", "iota"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Collectives of one kind over groups of one size: how many a run, and bytes a device sends.
+
+    Bytes as a ring sends them: of n bytes in a group of g, an all-reduce 2 n (g-1)/g, a gather or
+    scatter n (g-1)/g with n the larger side, a permutation n.
+    """
+
+    kind: str
+    group_size: int
+    crosses_slices: bool
+    count: int
+    bytes: int
+
+
+class Program:
+    """A parsed module. `slices`: equal parts of the devices, in order, for `crosses_slices`."""
+
+    def __init__(self, text: str, slices: int = 1):
+        self._computations = parse(text)
+        self._entry = field(r"(?m)^ENTRY %?([\w.\-]+)", text)[1]
+        self._devices = device_count(text)
+        self._slices = slices
+        self._fused: set[str] = set()
+        self._runs = self._count_runs()
+
+    def flops(self) -> int:
+        """Two for every multiply-add of products and convolutions."""
+        return sum(
+            runs * _product_flops(instruction, shapes)
+            for instruction, shapes, runs in self._instructions()
+            if instruction.opcode in ("dot", "convolution")
+        )
+
+    def memory_bytes(self) -> int:
+        """Bytes read from and written to HBM, as if nothing stayed on the chip unasked.
+
+        A fusion reads its operands and writes its result once; of what it slices or updates in
+        place, only the slice.
+        """
+        return sum(
+            runs * self._traffic(instruction, shapes)
+            for instruction, shapes, runs in self._instructions(fused=False)
+            if instruction.opcode not in _NO_TRAFFIC and not instruction.opcode.endswith("-done")
+        )
+
+    def collectives(self) -> list[Collective]:
+        """By kind and group, most bytes first."""
+        counts: Counter[tuple[str, int, bool]] = Counter()
+        sent: Counter[tuple[str, int, bool]] = Counter()
+        for instruction, _, runs in self._instructions():
+            kind = instruction.opcode.removesuffix("-start")
+            if kind not in COLLECTIVES:
+                continue
+            groups = device_groups(instruction.attributes, self._devices)
+            part = max(1, self._devices // self._slices)
+            crosses = any(len({device // part for device in group}) > 1 for group in groups)
+            key = (kind, len(groups[0]), crosses)
+            counts[key] += runs
+            sent[key] += runs * _bytes_sent(kind, _results(instruction), len(groups[0]))
+        ordered = sorted(counts, key=lambda key: -sent[key])
+        return [Collective(*key, counts[key], sent[key]) for key in ordered]
+
+    def _instructions(
+        self, fused: bool = True
+    ) -> Iterator[tuple[Instruction, Mapping[str, Sequence[Shape]], int]]:
+        """Every instruction that runs, shapes by name beside it, and how often."""
+        for name, runs in self._runs.items():
+            if name in self._fused and not fused:
+                continue
+            shapes = {each.name: each.shapes for each in self._computations[name]}
+            for instruction in self._computations[name]:
+                yield instruction, shapes, runs
+
+    def _count_runs(self) -> dict[str, int]:
+        runs: dict[str, int] = defaultdict(int)
+
+        def visit(name: str, times: int, fused: bool = False) -> None:
+            runs[name] += times
+            if fused:
+                self._fused.add(name)
+            for instruction in self._computations[name]:
+                trips = self._trips(instruction) if instruction.opcode == "while" else 1
+                for body in called(instruction):
+                    visit(body, times * trips, fused or instruction.opcode == "fusion")
+
+        visit(self._entry, 1)
+        return runs
+
+    def _traffic(self, instruction: Instruction, shapes: Mapping[str, Sequence[Shape]]) -> int:
+        if instruction.opcode != "fusion":
+            return _sliced_bytes(instruction, shapes) or sum(
+                map(_hbm_bytes, [instruction.shapes, *_operand_shapes(instruction, shapes)])
+            )
+        body = called(instruction)[0]
+        read = sum(
+            self._parameter_bytes(body, index)
+            for index, operand in enumerate(_operand_shapes(instruction, shapes))
+            if _hbm_bytes(operand)
+        )
+        return read + self._written_bytes(body, instruction.shapes)
+
+    def _parameter_bytes(self, name: str, index: int) -> int:
+        """What a fused computation reads of its parameter `index`."""
+        body = self._computations[name]
+        shapes = {each.name: each.shapes for each in body}
+        (parameter,) = (
+            each for each in body if each.opcode == "parameter" and each.operands == (str(index),)
+        )
+        aliases, total = {parameter.name}, 0
+        for each in body:
+            if not aliases & set(each.operands):
+                continue
+            if each.opcode == "bitcast":
+                aliases.add(each.name)
+            elif each.opcode == "dynamic-slice":
+                total += _plain_bytes(each.shapes)
+            elif each.opcode == "dynamic-update-slice" and each.operands[0] in aliases:
+                continue
+            elif each.opcode == "fusion":
+                total += sum(
+                    self._parameter_bytes(called(each)[0], position)
+                    for position, operand in enumerate(each.operands)
+                    if operand in aliases
+                )
+            else:
+                return _plain_bytes(parameter.shapes)
+        return min(total, _plain_bytes(shapes[parameter.name]))
+
+    def _written_bytes(self, name: str, results: Sequence[Shape]) -> int:
+        """What a fused computation writes: of an update in place, the part updated."""
+        body = {each.name: each for each in self._computations[name]}
+        (root,) = (each for each in body.values() if each.root)
+        makers = [body[operand] for operand in root.operands] if root.opcode == "tuple" else [root]
+        if len(makers) != len(results):
+            return _hbm_bytes(results)
+        total = 0
+        for maker, result in zip(makers, results, strict=True):
+            while maker.opcode == "bitcast":
+                maker = body[maker.operands[0]]
+            if maker.opcode == "dynamic-update-slice" and not result.on_chip:
+                total += _plain_bytes(body[maker.operands[1]].shapes)
+            else:
+                total += _hbm_bytes([result])
+        return total
+
+    def _trips(self, loop: Instruction) -> int:
+        """A loop's trips: what XLA states, else the bound its counter is compared with."""
+        known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes)
+        if known:
+            return int(known[1])
+        condition = field(r"condition=%?([\w.\-]+)", loop.attributes)[1]
+        bounds = [
+            int(instruction.operands[0])
+            for instruction in self._computations[condition]
+            if instruction.opcode == "constant" and instruction.shapes[0].element == "s32"
+        ]
+        return bounds[0] if len(bounds) == 1 else 1
+
+
+def device_groups(attributes: str, devices: int) -> list[list[int]]:
+    """The groups of device numbers that a collective's attributes name; no group: all devices."""
+    pairs = re.search(r"source_target_pairs=\{\{(.*?)\}\}", attributes)
+    listed = pairs or re.search(r"replica_groups=\{\{(.*?)\}\}", attributes)
+    if listed:
+        return [[int(device) for device in group.split(",")] for group in listed[1].split("},{")]
+    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
+    if iota:
+        ids = np.arange(math.prod(numbers(iota[2]))).reshape(numbers(iota[2]))
+        if iota[3]:
+            ids = ids.transpose(numbers(iota[3]))
+        return ids.reshape(numbers(iota[1])).tolist()
+    mesh = re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\S+)? *\{(.*?)\}", attributes)
+    if mesh:
+        return _mesh_groups(mesh[1], mesh[2])
+    return [list(range(devices))]
+
+
+def _mesh_groups(axes: str, grouped: str) -> list[list[int]]:
+    """Groups over some axes of a mesh, `'a'=2,'b'=8` and `'b'` or, of a part, `'b':(2)4`."""
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
+    inside: list[int] = []
+    shape: list[int] = []
+    parts = {
+        name: (int(before or 1), int(size or sizes[name]))
+        for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", grouped)
+    }
+    for name, size in sizes.items():
+        before, part = parts.get(name, (size, 1))
+        if name in parts:
+            inside.append(len(shape) + 1)
+        shape += [before, part, size // (before * part)]
+    ids = np.arange(math.prod(shape)).reshape(shape)
+    outside = [axis for axis in range(len(shape)) if axis not in inside]
+    size = math.prod(shape[axis] for axis in inside)
+    return ids.transpose([*outside, *inside]).reshape(-1, size).tolist()
+
+
+def _operand_shapes(
+    instruction: Instruction, shapes: Mapping[str, Sequence[Shape]]
+) -> list[Sequence[Shape]]:
+    return [shapes.get(operand, ()) for operand in instruction.operands]
+
+
+def _plain_bytes(shapes: Sequence[Shape]) -> int:
+    return sum(shape.bytes for shape in shapes)
+
+
+def _hbm_bytes(shapes: Sequence[Shape]) -> int:
+    return sum(shape.bytes for shape in shapes if not shape.on_chip)
+
+
+def _sliced_bytes(instruction: Instruction, shapes: Mapping[str, Sequence[Shape]]) -> int:
+    """Traffic of an instruction that touches a part of its operand; 0 for any other."""
+    if instruction.opcode == "dynamic-slice":
+        return 2 * _plain_bytes(instruction.shapes)
+    if instruction.opcode == "dynamic-update-slice":
+        return 2 * _plain_bytes(shapes.get(instruction.operands[1], ()))
+    return 0
+
+
+def _results(instruction: Instruction) -> list[Shape]:
+    """What a collective makes; the type of one that only starts also lists what it reads."""
+    shapes = list(instruction.shapes)
+    if instruction.opcode in ("all-gather-start", "collective-permute-start"):
+        shapes = [shape for shape in shapes if shape.sizes]
+        return shapes[len(shapes) // 2 :]
+    return shapes
+
+
+def _bytes_sent(kind: str, results: Sequence[Shape], group_size: int) -> int:
+    size = sum(shape.bytes for shape in results)
+    if kind in ("collective-permute", "collective-broadcast"):
+        return size
+    others = size * (group_size - 1) // group_size
+    if kind == "all-reduce":
+        return 2 * others
+    return others * group_size if kind == "reduce-scatter" else others
+
+
+def _product_flops(instruction: Instruction, shapes: Mapping[str, Sequence[Shape]]) -> int:
+    outputs = math.prod(instruction.shapes[0].sizes)
+    left, right = (shapes[name][0].sizes for name in instruction.operands[:2])
+    if instruction.opcode == "dot":
+        contracted = field(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
+        return 2 * outputs * math.prod(left[axis] for axis in numbers(contracted[1]))
+    return 2 * _multiplications(instruction, left, right)
+
+
+def _multiplications(
+    convolution: Instruction, left: tuple[int, ...], right: tuple[int, ...]
+) -> int:
+    """Multiply-adds of a convolution, those with padding and with holes of a dilation left out.
+
+    The TPU compiler writes every product as a convolution, batches as such holes.
+    """
+    labels = field(r"dim_labels=(\w+)_(\w+)->(\w+)", convolution.attributes)
+    window = re.search(r"window=\{(.*?)\}", convolution.attributes)
+    fields = dict(re.findall(r"(\w+)=(\S+)", window[1])) if window else {}
+    total = right[labels[2].index("i")]
+    for label in ("b", "f"):
+        total *= convolution.shapes[0].sizes[labels[3].index(label)]
+    batch_groups = re.search(r"batch_group_count=(\d+)", convolution.attributes)
+    total //= int(batch_groups[1]) if batch_groups else 1
+    for axis in range(sum(label.isdigit() for label in labels[1])):
+
+        def option(name: str, default: str, axis: int = axis) -> str:
+            return fields[name].split("x")[axis] if name in fields else default
+
+        total *= _positions(
+            size=left[labels[1].index(str(axis))],
+            outputs=convolution.shapes[0].sizes[labels[3].index(str(axis))],
+            window=int(option("size", "1")),
+            stride=int(option("stride", "1")),
+            padding=int(option("pad", "0_0").split("_")[0]),
+            size_dilation=int(option("lhs_dilate", "1")),
+            window_dilation=int(option("rhs_dilate", "1")),
+        )
+    return total
+
+
+def _positions(
+    *,
+    size: int,
+    outputs: int,
+    window: int,
+    stride: int,
+    padding: int,
+    size_dilation: int,
+    window_dilation: int,
+) -> int:
+    """Pairs of an output and a window position that meet an input, along one dimension."""
+    places = np.arange(outputs)[:, None] * stride + np.arange(window) * window_dilation - padding
+    inside = (places >= 0) & (places <= (size - 1) * size_dilation)
+    return int(np.sum(inside & (places % size_dilation == 0)))

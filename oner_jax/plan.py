@@ -1,0 +1,123 @@
+"""Does it fit, and how fast can it be: `python -m oner_jax.plan --config=configs/oner.py:b16
+--topology=v5e:16x16`.
+
+For a TPU the real training step is compiled for that topology, which needs libtpu and no TPU;
+NVIDIA GPUs are planned for by arithmetic alone. Override any key with `--config.KEY=VALUE`. A
+vocabulary of 0, "the tokenizer's", is planned as 32,000.
+"""
+
+import json
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from oner_jax import configuration
+from oner_jax.errors import InputError, run_program
+from oner_jax.models.settings import REMAT_POLICIES
+from oner_jax.parallel.chips import GIB
+from oner_jax.parallel.topology import Topology
+from oner_jax.training.planning import Plan, Roofline, largest_batch, make_plan, to_json
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
+TOPOLOGY = flags.DEFINE_string("topology", None, "Where to run, as v5e:16x16 or h100:8.")
+NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "TPU slices of that shape.", lower_bound=1)
+PAIRS = flags.DEFINE_integer("pairs", 1_000_000_000, "Pairs to state hours for.", lower_bound=1)
+SEARCH = flags.DEFINE_bool("search", False, "Find the largest batch of every remat policy.")
+JSON = flags.DEFINE_bool("json", False, "Print JSON and nothing else.")
+
+
+def search(config: ConfigDict, topology: Topology) -> list[Plan]:
+    """The plan of the largest batch that fits, for every remat policy that has one."""
+    plans = []
+    for remat in REMAT_POLICIES:
+        with config.unlocked():
+            config.model.remat = remat
+        plan = largest_batch(config, topology)
+        if plan is not None:
+            plans.append(plan)
+    return plans
+
+
+def describe(plan: Plan, pairs: int) -> str:
+    """A plan for a person, with the hours that `pairs` pairs take at best."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1)
+    lines = [
+        f"{plan.topology}: {plan.chips} chips, mesh {mesh or 'of one device'}, batch "
+        f"{plan.batch_size} ({plan.batch_size / plan.chips:g} a chip), remat {plan.remat!r}",
+        "",
+        *_memory_lines(plan),
+        "",
+        f"model FLOPs a pair  {plan.flops_per_pair['total'] / 1e9:10.2f} G, of which the tower "
+        f"{plan.flops_per_pair['tower'] / 1e9:.2f} G; recomputed {plan.recomputed_fraction:.1%}",
+    ]
+    if plan.compiled_ratio is not None:
+        lines.append(f"compiled products   {plan.compiled_ratio:10.3f} x the model's")
+    for each in plan.collectives:
+        where = "between slices" if each.crosses_slices else "within a slice"
+        lines.append(
+            f"{each.kind:18}  {each.bytes / 1e6:10.1f} MB a step sent by a device in {each.count} "
+            f"over groups of {each.group_size}, {where}"
+        )
+    if plan.roofline is not None:
+        lines += ["", *_roofline_lines(plan, plan.roofline, pairs)]
+    if plan.compile_seconds is not None:
+        lines += ["", f"compiled in {plan.compile_seconds:.0f} s"]
+    return "\n".join(lines)
+
+
+def _memory_lines(plan: Plan) -> list[str]:
+    memory = plan.memory
+    kinds = {
+        "parameters": memory.parameters,
+        "momentum twin": memory.momentum,
+        "optimizer": memory.optimizer,
+        "batch": memory.batch,
+        "temporaries": memory.temporaries,
+        "program": memory.program,
+        "needed": memory.needed,
+        "available": memory.available,
+    }
+    lines = [f"{name:18}  {size / GIB:10.2f} GiB a device" for name, size in kinds.items()]
+    return [*lines, "fits" if memory.fits else "DOES NOT FIT"]
+
+
+def _roofline_lines(plan: Plan, roofline: Roofline, pairs: int) -> list[str]:
+    names = {
+        "compute": roofline.compute_seconds,
+        "memory traffic": roofline.memory_seconds,
+        "links": roofline.links_seconds,
+        "network": roofline.network_seconds,
+    }
+    rate = plan.batch_size / roofline.step_seconds
+    return [
+        *(
+            f"{name:18}  " + ("   unknown" if value is None else f"{1000 * value:10.1f} ms")
+            for name, value in names.items()
+        ),
+        f"at best             {1000 * roofline.step_seconds:10.1f} ms a step, limited by "
+        f"{roofline.limited_by}; {plan.pairs_per_sec_per_chip:.1f} pairs/s/chip, "
+        f"MFU {plan.mfu_bound:.1%}",
+        f"{pairs:,} pairs in {pairs / rate / 3600:.1f} hours",
+    ]
+
+
+def main(_: Sequence[str]) -> None:
+    if CONFIG.value is None:
+        raise InputError("--config is missing: name a recipe, for example configs/oner.py:b16")
+    if TOPOLOGY.value is None:
+        raise InputError("--topology is missing: for example v5e:16x16, or h100:8")
+    # Devices come from the topology; the machine's own are left alone.
+    jax.config.update("jax_platforms", "cpu")
+    topology = Topology.parse(TOPOLOGY.value, NUM_SLICES.value)
+    config = configuration.resolve_without_data(CONFIG.value)
+    plans = search(config, topology) if SEARCH.value else [make_plan(config, topology)]
+    if JSON.value:
+        print(json.dumps([to_json(plan) for plan in plans]))
+    else:
+        print("\n\n".join(describe(plan, PAIRS.value) for plan in plans))
+
+
+if __name__ == "__main__":
+    run_program(main, configuration.check_recipe_argument)
