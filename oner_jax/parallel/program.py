@@ -26,6 +26,8 @@ COLLECTIVES = (
 
 _NO_TRAFFIC = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call"}
 _NO_TRAFFIC |= {"conditional", "after-all", "partition-id", "replica-id", "iota"}
+# Bookkeeping of the TPU compiler that moves nothing.
+_FREE_CALLS = r'custom_call_target="(AllocateBuffer|ConcatBitcast|Assume\w+)"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +121,10 @@ class Program:
 
     def _traffic(self, instruction: Instruction, shapes: Mapping[str, Sequence[Shape]]) -> int:
         if instruction.opcode != "fusion":
-            return _sliced_bytes(instruction, shapes) or sum(
-                map(_hbm_bytes, [instruction.shapes, *_operand_shapes(instruction, shapes)])
-            )
+            part = _part_bytes(instruction, shapes)
+            if part is not None:
+                return part
+            return sum(map(_hbm_bytes, [instruction.shapes, *_operand_shapes(instruction, shapes)]))
         body = called(instruction)[0]
         read = sum(
             self._parameter_bytes(body, index)
@@ -240,13 +243,20 @@ def _hbm_bytes(shapes: Sequence[Shape]) -> int:
     return sum(shape.bytes for shape in shapes if not shape.on_chip)
 
 
-def _sliced_bytes(instruction: Instruction, shapes: Mapping[str, Sequence[Shape]]) -> int:
-    """Traffic of an instruction that touches a part of its operand; 0 for any other."""
-    if instruction.opcode == "dynamic-slice":
-        return 2 * _plain_bytes(instruction.shapes)
-    if instruction.opcode == "dynamic-update-slice":
-        return 2 * _plain_bytes(shapes.get(instruction.operands[1], ()))
-    return 0
+def _part_bytes(instruction: Instruction, shapes: Mapping[str, Sequence[Shape]]) -> int | None:
+    """Traffic of an instruction that copies, slices or updates a part; None for any other."""
+    match instruction.opcode:
+        case "dynamic-slice":
+            return 2 * _plain_bytes(instruction.shapes)
+        case "dynamic-update-slice":
+            return 2 * _plain_bytes(shapes.get(instruction.operands[1], ()))
+        case "copy-start" | "slice-start":
+            ends = instruction.shapes[:2]
+            moved = min(shape.bytes for shape in ends)
+            return sum(moved for shape in ends if not shape.on_chip)
+        case "custom-call" if re.search(_FREE_CALLS, instruction.attributes):
+            return 0
+    return None
 
 
 def _results(instruction: Instruction) -> list[Shape]:
