@@ -5,6 +5,8 @@ Use as `--config=configs/oner.py:SIZE[,option...]`: `configs/oner.py:b16`,
 not files. Options:
 
     data=DIR               train and evaluate on DIR/train and DIR/val, made by oner_jax.data.ingest
+    architecture=NAME      one_tower (OneR), one_tower_two_heads, two_towers or two_legs
+    terms=itc+xmc          only these terms of the objective
     long                   demo only: an hour instead of eight minutes on two CPU cores
     shuffle_captions=True  the control: every picture gets some other picture's captions
 """
@@ -13,11 +15,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from oner_jax.configuration import parse_recipe_argument
+from oner_jax.configuration import RecipeArgument, nearest, parse_recipe_argument
+from oner_jax.errors import InputError
+from oner_jax.objectives.terms import TERMS
 from oner_jax.parallel.mesh import DEFAULT_RULES
 
 #               width depth heads patch image
 VIT_SHAPES = {
+    "ti16": (192, 12, 3, 16, 224),
     "s16": (384, 12, 6, 16, 224),
     "b32": (768, 12, 12, 32, 224),
     "b16": (768, 12, 12, 16, 224),
@@ -30,7 +35,15 @@ SIZES = ("tiny", "demo", *VIT_SHAPES)
 def get_config(argument: str = "b16") -> ConfigDict:
     """The recipe as METHOD states it at ViT sizes; `tiny` and `demo` scale it down."""
     recipe = parse_recipe_argument(
-        argument, sizes=SIZES, options={"data": "", "long": False, "shuffle_captions": False}
+        argument,
+        sizes=SIZES,
+        options={
+            "data": "",
+            "architecture": "one_tower",
+            "terms": "itc+cmc+mim+mlm+mmm",
+            "long": False,
+            "shuffle_captions": False,
+        },
     )
     config = ConfigDict()
     config.seed = 0
@@ -55,23 +68,29 @@ def get_config(argument: str = "b16") -> ConfigDict:
         _use_own_data(data, Path(str(recipe.options["data"])))
 
     config.model = model = ConfigDict()
+    model.architecture = str(recipe.options["architecture"])
     model.stem = "patch"
     model.stem_width = 64
     model.stem_first_stride = 2
     model.stem_residual_layers = 0
     model.text_tokens = 78
     model.vocabulary_size = 0  # 0: the tokenizer's
+    model.projection_layers = 3
     model.projection_hidden_width = 4096
     model.projection_width = 256
     model.predictor_hidden_width = 4096
+    model.learned_logits = False
     model.view_type_embedding = False
     model.dtype = "bfloat16"
     model.remat = "cheap"
     model.layers_per_scan_step = 1
 
     config.objective = objective = ConfigDict()
-    objective.weights = {"itc": 1.0, "cmc": 1.0, "mim": 1.0, "mlm": 1.0, "mmm": 1.0}
+    objective.weights = dict.fromkeys(TERMS, 0.0) | dict.fromkeys(_terms(recipe), 1.0)
+    objective.keys = "momentum"
+    objective.form = "softmax"
     objective.temperature = 0.2
+    objective.logit_bias = 0.0
     objective.mask_equal_captions = True
     objective.image_mask_fraction = 0.6
     objective.image_mask_block_patches = 2
@@ -105,6 +124,16 @@ def get_config(argument: str = "b16") -> ConfigDict:
     else:
         _make_demo(config, long=bool(recipe.options["long"]))
     return config
+
+
+def _terms(recipe: RecipeArgument) -> list[str]:
+    terms = str(recipe.options["terms"]).split("+")
+    for term in terms:
+        if term not in TERMS:
+            raise InputError(
+                f"unknown term {term!r}{nearest(term, TERMS)}: terms are {', '.join(TERMS)}"
+            )
+    return terms
 
 
 def _use_own_data(data: ConfigDict, directory: Path) -> None:
@@ -152,14 +181,15 @@ def _make_demo(config: ConfigDict, *, long: bool) -> None:
     config.model.text_tokens = 10
     config.model.layers_per_scan_step = 2
     config.batch_size = 64
-    config.total_epochs, config.total_steps = 0.0, 2800
+    config.total_epochs, config.total_steps = 0.0, 2400
     config.log_interval_steps = 50
     config.checkpoint.interval_steps = 500
     config.data.crop_min_fraction = 0.7
     config.objective.temperature = 0.1
     config.objective.image_mask_fraction = 0.11
     config.objective.image_mask_block_patches = 1
-    config.objective.weights.update({"mim": 0.1, "mlm": 0.1, "mmm": 0.1})
+    for term in ("mim", "mlm", "mmm"):
+        config.objective.weights[term] *= 0.1
     config.optimizer.learning_rate_per_256_examples = 8e-3
     config.momentum = {"start": 0.5, "end": 0.99}
     if long:

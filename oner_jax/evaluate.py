@@ -29,7 +29,7 @@ from oner_jax.evals.suite import Dataset, Subject, evaluate_subject
 from oner_jax.evals.table import Columns, text_table
 from oner_jax.evals.templates import template_set
 from oner_jax.models.embedding import Embedder
-from oner_jax.training.checkpoints import available_steps, load_run, read_config
+from oner_jax.training.checkpoints import available_steps, has_twin, load_run, read_config
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -129,7 +129,7 @@ def _subject(workdir: Path, step: int | str, label: str) -> tuple[Subject, int]:
         identity=hashlib.sha256(identity.encode()).hexdigest(),
         load=embedder("online"),
         tokenize=functools.partial(tokenizer.encode, max_tokens=config.model.text_tokens),
-        load_momentum=None if step == "init" else embedder("momentum"),
+        load_momentum=embedder("momentum") if step != "init" and has_twin(config) else None,
     )
     return subject, config.model.image_size
 

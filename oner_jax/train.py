@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from oner_jax import configuration
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError, run_program
-from oner_jax.objectives.objective import Batch, TextFormat
+from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel.chips import Peak
 from oner_jax.parallel.mesh import batch_sharding
 from oner_jax.training import workdir

@@ -3,10 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from oner_jax.models.architectures import PureModel
+from oner_jax.models.pretraining import PureModel
 from oner_jax.models.settings import ModelSettings
-from oner_jax.objectives.objective import Batch, Objective, ObjectiveSettings, TextFormat
+from oner_jax.objectives.batch import Batch, TextFormat
+from oner_jax.objectives.objective import Objective
+from oner_jax.objectives.settings import ObjectiveSettings
+from oner_jax.parallel.mesh import make_mesh
 
 VOCABULARY = 64
 ALL_TERMS = {"itc": 1.0, "cmc": 1.0, "mim": 1.0, "mlm": 1.0, "mmm": 1.0}
@@ -35,8 +39,15 @@ def text_format() -> TextFormat:
     return TextFormat(mask_id=2, word_start=(ids > 2) & (ids % 3 != 0))
 
 
-def objective(model: ModelSettings, weights=None, **changes) -> Objective:
+def one_device() -> Mesh:
+    return make_mesh(devices=jax.devices()[:1])
+
+
+def objective(model: ModelSettings, weights=None, mesh=None, **changes) -> Objective:
     constants = dict(
+        keys="momentum",
+        form="softmax",
+        logit_bias=0.0,
         temperature=0.2,
         mask_equal_captions=True,
         image_mask_fraction=0.6,
@@ -44,7 +55,7 @@ def objective(model: ModelSettings, weights=None, **changes) -> Objective:
         word_mask_fraction=0.3,
     )
     chosen = ObjectiveSettings(weights=weights or ALL_TERMS, **constants | changes)
-    return Objective(chosen, model, text_format())
+    return Objective(chosen, model, text_format(), mesh or one_device())
 
 
 def parameters(model: PureModel, seed: int = 0):

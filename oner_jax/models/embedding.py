@@ -9,8 +9,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int32, UInt8
 
-from oner_jax.models.architectures import Parameters, PureModel, unit
+from oner_jax.models.heads import unit
 from oner_jax.models.inputs import normalize_pixels
+from oner_jax.models.pretraining import Parameters, PureModel
 from oner_jax.models.views import VIEWS, PairInputs
 from oner_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 

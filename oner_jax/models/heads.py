@@ -6,6 +6,7 @@ centre each modality separately, hide the modality gap in training and be gone a
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -13,6 +14,12 @@ from jaxtyping import Array, Float
 from oner_jax.models.settings import ModelSettings
 
 _kernel_init = nnx.initializers.xavier_uniform()
+
+
+def unit(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    """L2-normalise the last axis; a zero vector stays zero instead of becoming NaN."""
+    square = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
 class MultiLayerHead(nnx.Module):
@@ -34,9 +41,9 @@ class MultiLayerHead(nnx.Module):
 
 
 def make_projector(settings: ModelSettings, rngs: nnx.Rngs) -> MultiLayerHead:
-    """g: three layers to the shared space (METHOD section 1)."""
-    hidden = settings.projection_hidden_width
-    widths = (settings.width, hidden, hidden, settings.projection_width)
+    """g: `projection_layers` layers to the shared space, three in OneR (METHOD section 1)."""
+    hidden = [settings.projection_hidden_width] * (settings.projection_layers - 1)
+    widths = (settings.width, *hidden, settings.projection_width)
     return MultiLayerHead(widths, settings.compute_dtype, rngs=rngs)
 
 
@@ -45,6 +52,18 @@ def make_predictor(settings: ModelSettings, rngs: nnx.Rngs) -> MultiLayerHead:
     outputs = settings.projection_width
     widths = (outputs, settings.predictor_hidden_width, outputs)
     return MultiLayerHead(widths, settings.compute_dtype, rngs=rngs)
+
+
+class Logits(nnx.Module):
+    """What training changes of the contrast's scale and bias, from the objective's start values.
+
+    scale = exp(log_scale) / temperature and bias = logit_bias + bias (CLIP, Radford et al. 2021;
+    SigLIP, Zhai et al. 2023). As differences from the start, both begin at 0.
+    """
+
+    def __init__(self) -> None:
+        self.log_scale = nnx.Param(jnp.zeros((), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((), jnp.float32))
 
 
 class PixelHead(nnx.Module):

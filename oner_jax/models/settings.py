@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError
 
+ARCHITECTURES = ("one_tower", "one_tower_two_heads", "two_towers", "two_legs")
 STEMS = ("patch", "convolution")
 REMAT_POLICIES = ("none", "cheap", "mlp", "qkv", "attention", "full")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -17,6 +18,8 @@ class ModelSettings:
     """Shape of the network, with `config.model` of a recipe as its only source.
 
     `image_size` and `patch_size` are in pixels, `text_tokens` and `vocabulary_size` in sub-words.
+    `predictor_hidden_width` 0 leaves the predictor out. With `learned_logits` the contrast's scale
+    and bias are parameters (CLIP, SigLIP) and not fixed by the temperature.
     `dtype` is the compute type; parameters, normalisation, softmax and losses stay float32.
     """
 
@@ -31,6 +34,9 @@ class ModelSettings:
     projection_hidden_width: int
     projection_width: int
     predictor_hidden_width: int
+    architecture: str = "one_tower"
+    projection_layers: int = 3
+    learned_logits: bool = False
     stem: str = "patch"
     stem_width: int = 32
     stem_first_stride: int = 2
@@ -42,6 +48,19 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         checks = [
+            (
+                self.architecture in ARCHITECTURES,
+                f"model.architecture={self.architecture!r} is not one of "
+                f"{', '.join(ARCHITECTURES)}",
+            ),
+            (
+                self.architecture != "two_legs"
+                or self.depth % (2 * self.layers_per_scan_step) == 0,
+                f"model.depth={self.depth}: two_legs has half as many layers in its text leg and "
+                f"in its fusion, a multiple of model.layers_per_scan_step="
+                f"{self.layers_per_scan_step} each",
+            ),
+            (self.projection_layers >= 1, "model.projection_layers must be at least 1"),
             (self.stem in STEMS, f"model.stem={self.stem!r} is not one of {', '.join(STEMS)}"),
             (
                 self.remat in REMAT_POLICIES,

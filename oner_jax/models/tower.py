@@ -128,11 +128,11 @@ class Block(nnx.Module):
 class Tower(nnx.Module):
     """`depth` blocks whose parameters are stacked on a leading axis, scanned, then LayerNorm."""
 
-    def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
+    def __init__(self, settings: ModelSettings, depth: int, *, rngs: nnx.Rngs):
         self.remat = settings.remat
         self.unroll = settings.layers_per_scan_step
 
-        @nnx.split_rngs(splits=settings.depth)
+        @nnx.split_rngs(splits=depth)
         @nnx.vmap(in_axes=(0,), out_axes=0)
         def stack(rngs: nnx.Rngs) -> Block:
             return Block(settings, rngs=rngs)

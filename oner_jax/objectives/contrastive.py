@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from oner_jax.models.architectures import unit
+from oner_jax.models.heads import unit
 from oner_jax.parallel import ring
 
 KEY_BLOCK = 1024

@@ -1,124 +1,87 @@
 """The objective of a run: which terms, how weighted, and what they cost in views.
 
-Three stages, so that micro-batches see the exact global batch: `prepare` draws every mask of the
-global batch, `make_keys` runs the momentum twin (keys carry no gradient, so they can be computed
-first, for all micro-batches), `loss` is the online side of one micro-batch against all keys.
+Stages, so that micro-batches see the exact global batch: `prepare` draws every mask of the global
+batch; `make_keys` runs the momentum twin (its keys carry no gradient, so they can be made first,
+for all micro-batches); `features` is the online side of one micro-batch, and `contrast_losses`
+holds its queries against all keys. Where keys are the online model's own they come out of
+`features` instead.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8, UInt32
-from ml_collections import ConfigDict
+from jaxtyping import Array, Float, Key
 
 from oner_jax.errors import InputError
-from oner_jax.models.architectures import OneTower, PretrainingModel, unit
+from oner_jax.models.architectures import ARCHITECTURES, Backbone
+from oner_jax.models.heads import unit
 from oner_jax.models.inputs import normalize_pixels
+from oner_jax.models.pretraining import PretrainingModel
 from oner_jax.models.settings import ModelSettings
 from oner_jax.models.views import VIEWS, PairInputs, View, ViewStates
 from oner_jax.objectives import masking, reconstruction
+from oner_jax.objectives.batch import Batch, PreparedBatch, TextFormat
 from oner_jax.objectives.contrastive import Keys, Queries, contrast, mix
 from oner_jax.objectives.masking import MaskedWords
-from oner_jax.objectives.terms import (
-    CONTRASTIVE_TERMS,
-    RECONSTRUCTION_TERMS,
-    TERMS,
-    Reconstruction,
-)
+from oner_jax.objectives.settings import ObjectiveSettings
+from oner_jax.objectives.terms import CONTRASTIVE_TERMS, RECONSTRUCTION_TERMS, Reconstruction
+
+Scalars = dict[str, Float[Array, ""]]
+
+MAXIMUM_SCALE = 100.0  # CLIP's bound on a learned logit scale
 
 
-class Batch(NamedTuple):
-    """What a step receives from the pipeline."""
+class Features(NamedTuple):
+    """What the online side of a micro-batch brings to the contrast.
 
-    image: UInt8[Array, "b h w 3"]
-    text: Int[Array, "b length"]
-    caption_hash: UInt32[Array, "b"]
+    One row of vectors for each distinct mix of views; `keys` has no sets where the momentum twin
+    makes the keys.
+    """
 
-
-class PreparedBatch(NamedTuple):
-    """A batch with its masks. Every leaf has the batch as its first axis."""
-
-    image: UInt8[Array, "b h w 3"]
-    text: Int[Array, "b length"]
-    patch_mask: Bool[Array, "b patches"]
-    words: MaskedWords
-    joint_words: MaskedWords
-    row: Int[Array, "b"]
-    captions: UInt32[Array, "b"]
-
-
-@dataclasses.dataclass(frozen=True)
-class TextFormat:
-    """What masking must know of the tokeniser."""
-
-    mask_id: int
-    word_start: np.ndarray
-
-    @classmethod
-    def synthetic(cls, vocabulary_size: int) -> "TextFormat":
-        """Every piece a word: for benchmarks and plans, where no tokeniser is at hand."""
-        return cls(mask_id=2, word_start=np.arange(vocabulary_size) > 2)
-
-
-@dataclasses.dataclass(frozen=True)
-class ObjectiveSettings:
-    """`config.objective`: a weight by term's name (0 leaves it out) and the terms' constants."""
-
-    weights: Mapping[str, float]
-    temperature: float
-    mask_equal_captions: bool
-    image_mask_fraction: float
-    image_mask_block_patches: int
-    word_mask_fraction: float
-
-    def __post_init__(self) -> None:
-        for name in self.weights:
-            if name not in TERMS:
-                raise InputError(f"objective.weights.{name}: terms are {', '.join(TERMS)}")
-        if not any(weight > 0 for weight in self.weights.values()):
-            raise InputError("objective.weights: every weight is 0, there is nothing to learn")
-        if self.temperature <= 0:
-            raise InputError(f"objective.temperature={self.temperature} must be above 0")
-        for name in ("image_mask_fraction", "word_mask_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"objective.{name}={getattr(self, name)} is not in [0, 1)")
-
-    @classmethod
-    def from_config(cls, objective_config: ConfigDict) -> "ObjectiveSettings":
-        fields = {name: objective_config[name] for name in objective_config}
-        return cls(**fields | {"weights": dict(fields["weights"])})
+    queries: Float[Array, "query_sets n d"]
+    keys: Float[Array, "sets n d"]
 
 
 class Objective:
-    """Weighted sum of the terms of `settings`, for a model of shape `model`."""
+    """Weighted sum of the terms of `settings`, for a model of shape `model` on `mesh`."""
 
-    def __init__(self, settings: ObjectiveSettings, model: ModelSettings, text: TextFormat):
+    def __init__(
+        self, settings: ObjectiveSettings, model: ModelSettings, text: TextFormat, mesh: Mesh
+    ):
         if len(text.word_start) != model.vocabulary_size:
             raise InputError(
                 f"model.vocabulary_size={model.vocabulary_size} but the tokenizer has "
                 f"{len(text.word_start)} pieces: make them equal"
             )
-        self.settings, self.model, self.text = settings, model, text
-        active = [name for name, weight in settings.weights.items() if weight > 0]
+        settings.check_served(model.architecture, ARCHITECTURES[model.architecture].views)
+        self.settings, self.model, self.text, self.mesh = settings, model, text, mesh
+        active = settings.active_terms
         self.contrastive = {n: CONTRASTIVE_TERMS[n] for n in active if n in CONTRASTIVE_TERMS}
         self.reconstructive = {
             n: RECONSTRUCTION_TERMS[n] for n in active if n in RECONSTRUCTION_TERMS
         }
         pairs = [pair for term in self.contrastive.values() for pair in term]
-        self.online_views = _views(
-            [name for pair in pairs for name in pair.queries]
-            + [term.view for term in self.reconstructive.values()]
-        )
-        self.key_views = _views([name for pair in pairs for name in pair.keys])
+        # Each distinct mix of views is made once, however many terms use it.
+        self.query_sets = tuple(dict.fromkeys(pair.queries for pair in pairs))
+        self.key_sets = tuple(dict.fromkeys(pair.keys for pair in pairs))
+        query_views = [name for views in self.query_sets for name in views]
+        key_views = [name for views in self.key_sets for name in views]
+        rebuilt_views = [term.view for term in self.reconstructive.values()]
+        online = query_views + rebuilt_views + ([] if self.has_twin else key_views)
+        self.online_views = _views(online)
+        self.key_views = _views(key_views) if self.has_twin else ()
         rebuilds_pixels = any(term.pixels for term in self.reconstructive.values())
         rebuilds_words = any(term.words for term in self.reconstructive.values())
         self._image_mask_fraction = settings.image_mask_fraction if rebuilds_pixels else 0.0
         self._word_mask_fraction = settings.word_mask_fraction if rebuilds_words else 0.0
+
+    @property
+    def has_twin(self) -> bool:
+        """Whether keys are a momentum twin's."""
+        return self.settings.keys == "momentum"
 
     def prepare(self, key: Key[Array, ""], batch: Batch) -> PreparedBatch:
         """Draw the masks of the global batch: one for images, two independent ones for words."""
@@ -145,31 +108,18 @@ class Objective:
             self.settings.image_mask_block_patches,
             self._image_mask_fraction,
         )
-        # All 0 where equal captions are negatives (the paper).
-        masked = self.settings.mask_equal_captions
-        captions = batch.caption_hash if masked else jnp.zeros_like(batch.caption_hash)
+        hashes = batch.caption_hash
         return PreparedBatch(
-            batch.image,
-            batch.text,
-            patch_mask,
-            words(word_key),
-            words(joint_key),
-            jnp.arange(rows),
-            captions,
+            image=batch.image,
+            text=batch.text,
+            caption_hash=hashes if self.settings.mask_equal_captions else jnp.zeros_like(hashes),
+            patch_mask=patch_mask,
+            words=words(word_key),
+            joint_words=words(joint_key),
+            row=jnp.arange(rows),
         )
 
-    def make_keys(self, momentum: OneTower, batch: PreparedBatch) -> dict[str, Float[Array, "b d"]]:
-        """k_X of the momentum twin for every view the terms need, from clean inputs."""
-        if not self.key_views:
-            return {}
-        inputs = PairInputs(normalize_pixels(batch.image), batch.text, batch.text)
-        states = momentum.encode(inputs, self.key_views)
-        return {
-            name: jax.lax.stop_gradient(unit(momentum.project(state.cls, name)))
-            for name, state in states.items()
-        }
-
-    def totals(self, batch: PreparedBatch) -> dict[str, Float[Array, ""]]:
+    def totals(self, batch: PreparedBatch) -> Scalars:
         """Counts over the global batch that the terms' sums are divided by."""
         return {
             "pairs": jnp.float32(batch.row.shape[0]),
@@ -177,21 +127,19 @@ class Objective:
             "joint_words": jnp.maximum(batch.joint_words.weights.sum(), 1.0),
         }
 
-    def loss(
-        self,
-        model: PretrainingModel,
-        batch: PreparedBatch,
-        own_keys: Mapping[str, Float[Array, "b d"]],
-        keys: Mapping[str, Float[Array, "global d"]],
-        captions: UInt32[Array, "global"],
-        totals: Mapping[str, Float[Array, ""]],
-        mesh: Mesh,
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """A micro-batch's share of the global loss, and of every term by name.
+    def make_keys(self, momentum: Backbone, batch: PreparedBatch) -> Float[Array, "sets b d"]:
+        """The momentum twin's key sets, from clean inputs."""
+        inputs = PairInputs(normalize_pixels(batch.image), batch.text, batch.text)
+        states = momentum.encode(inputs, self.key_views)
+        keys = {name: unit(momentum.project(state.cls, name)) for name, state in states.items()}
+        return jax.lax.stop_gradient(self._mixed(self.key_sets, keys, len(batch.row)))
 
-        `own_keys` are what `make_keys` made of the same examples, `keys` and `captions` the whole
-        batch's, in the order of its rows. Shares of the micro-batches add up to the loss of the
-        global batch.
+    def features(
+        self, model: PretrainingModel, batch: PreparedBatch, totals: Mapping[str, jax.Array]
+    ) -> tuple[Features, Scalars]:
+        """The online side of a micro-batch, and its share of the reconstruction terms by name.
+
+        `totals` are the global batch's, so shares of micro-batches add up to the global loss.
         """
         inputs = PairInputs(
             normalize_pixels(batch.image),
@@ -200,62 +148,90 @@ class Objective:
             batch.patch_mask if self._image_mask_fraction else None,
         )
         states = model.backbone.encode(inputs, self.online_views)
-        metrics: dict[str, jax.Array] = {}
-        queries = {
-            name: unit(model.predictor(model.backbone.project(state.cls, name)))
+        wanted = {name for views in self.query_sets + self.key_sets for name in views}
+        projected = {
+            name: model.backbone.project(state.cls, name)
             for name, state in states.items()
-            if self.contrastive
+            if name in wanted
         }
-        if self.contrastive:
-            metrics |= self._contrastive_terms(
-                queries, batch, own_keys, keys, captions, totals, mesh
-            )
-        for name, rebuilt in self.reconstructive.items():
-            metrics[f"loss/{name}"] = self._reconstruction_term(
+        queries = {name: unit(model.predict(vectors)) for name, vectors in projected.items()}
+        keys = {} if self.has_twin else {name: unit(x) for name, x in projected.items()}
+        rows = len(batch.row)
+        features = Features(
+            self._mixed(self.query_sets, queries, rows),
+            self._mixed(() if self.has_twin else self.key_sets, keys, rows),
+        )
+        return features, {
+            f"loss/{name}": self._reconstruction_term(
                 model, rebuilt, states[rebuilt.view], batch, inputs, totals
             )
-        total = jnp.float32(0)
-        for name in (*self.contrastive, *self.reconstructive):
-            total += self.settings.weights[name] * metrics[f"loss/{name}"]
-        return total, {"loss": total, **metrics}
+            for name, rebuilt in self.reconstructive.items()
+        }
 
-    def _contrastive_terms(
+    def contrast_losses(
         self,
-        queries: Mapping[str, jax.Array],
+        model: PretrainingModel,
+        queries: Float[Array, "query_sets n d"],
+        own: Float[Array, "sets n d"],
         batch: PreparedBatch,
-        own_keys: Mapping[str, jax.Array],
-        keys: Mapping[str, jax.Array],
-        captions: jax.Array,
+        keys: Keys,
         totals: Mapping[str, jax.Array],
-        mesh: Mesh,
-    ) -> dict[str, jax.Array]:
-        """Every pair of every term in one pass of the keys."""
-        temperature = self.settings.temperature
+    ) -> Scalars:
+        """A micro-batch's share of every contrastive term, and of the queries ranked right.
+
+        `own` are the keys of the micro-batch's rows. The factor of a pair keeps the gradient's size
+        when the temperature changes: 2 tau (MoCo v3). A learned scale takes the mean of its
+        term's pairs instead (CLIP, SigLIP).
+        """
+        if not self.contrastive:
+            return {}
+        scale, bias = self._logits(model)
         pairs = [pair for term in self.contrastive.values() for pair in term]
-        query_sets = list(dict.fromkeys(pair.queries for pair in pairs))
-        key_sets = list(dict.fromkeys(pair.keys for pair in pairs))
-
-        def mixed(vectors: Mapping[str, jax.Array], sets: list[tuple[str, ...]]) -> jax.Array:
-            return jnp.stack([mix(*(vectors[view] for view in views)) for views in sets])
-
         result = contrast(
-            Queries(
-                mixed(queries, query_sets), mixed(own_keys, key_sets), batch.row, batch.captions
+            Queries(queries, own, batch.row, batch.caption_hash),
+            keys,
+            tuple(
+                (self.query_sets.index(pair.queries), self.key_sets.index(pair.keys))
+                for pair in pairs
             ),
-            Keys(mixed(keys, key_sets), jnp.arange(len(captions)), captions),
-            tuple((query_sets.index(p.queries), key_sets.index(p.keys)) for p in pairs),
-            scale=1 / temperature,
-            mesh=mesh,
+            scale=scale,
+            bias=bias,
+            form=self.settings.form,
+            keys_carry_gradient=not self.has_twin,
+            mesh=self.mesh,
         )
-        # MoCo v3's factor 2 tau keeps the gradient's size when the temperature changes.
-        losses = 2 * temperature * result.loss.sum(axis=1) / totals["pairs"]
-        correct = result.correct.sum(axis=1) / totals["pairs"]
+        losses, correct = (x.sum(axis=1) / totals["pairs"] for x in result)
         metrics, first = {}, 0
         for name, term in self.contrastive.items():
-            of_term = slice(first, first := first + len(term))
-            metrics[f"loss/{name}"] = losses[of_term].sum()
-            metrics[f"accuracy/{name}"] = correct[of_term].mean()
+            span = slice(first, first + len(term))
+            first = span.stop
+            factor = 1 / len(term) if self.model.learned_logits else 2 * self.settings.temperature
+            metrics[f"loss/{name}"] = factor * losses[span].sum()
+            metrics[f"accuracy/{name}"] = correct[span].mean()
         return metrics
+
+    def total(self, losses: Mapping[str, jax.Array]) -> Float[Array, ""]:
+        """The weighted sum of the terms in `losses`."""
+        weights = self.settings.weights
+        names = (name for name in (*self.contrastive, *self.reconstructive))
+        return sum(
+            (weights[n] * losses[f"loss/{n}"] for n in names if f"loss/{n}" in losses),
+            jnp.float32(0),
+        )
+
+    def _logits(self, model: PretrainingModel) -> tuple[jax.Array, jax.Array]:
+        scale, bias = 1 / self.settings.temperature, self.settings.logit_bias
+        if not self.model.learned_logits:
+            return jnp.float32(scale), jnp.float32(bias)
+        learned = scale * jnp.exp(model.logits.log_scale[...])
+        return jnp.minimum(learned, MAXIMUM_SCALE), bias + model.logits.bias[...]
+
+    def _mixed(
+        self, sets: tuple[tuple[str, ...], ...], vectors: Mapping[str, jax.Array], rows: int
+    ) -> Float[Array, "sets n d"]:
+        if not sets:
+            return jnp.zeros((0, rows, self.model.projection_width))
+        return jnp.stack([mix(*(vectors[view] for view in views)) for views in sets])
 
     def _reconstruction_term(
         self,

@@ -27,6 +27,15 @@ class Reconstruction:
 
 CONTRASTIVE_TERMS: dict[str, tuple[ContrastivePair, ...]] = {
     "itc": (ContrastivePair(("I",), ("T",)), ContrastivePair(("T",), ("I",))),
+    # Cross-modal mixup contrast, in both readings of the paper: each modality against the mix of
+    # both, or mix against mix.
+    "xmc": (ContrastivePair(("I",), ("I", "T")), ContrastivePair(("T",), ("I", "T"))),
+    "xmc_mixed": (ContrastivePair(("I", "T"), ("I", "T")),),
+    # Contextual invariance: streams that read each other, against streams that read themselves.
+    "cic": (
+        ContrastivePair(("I|T", "T|I"), ("I", "T")),
+        ContrastivePair(("I", "T"), ("I|T", "T|I")),
+    ),
     "cmc": (ContrastivePair(("IT",), ("I", "T")), ContrastivePair(("I", "T"), ("IT",))),
 }
 
@@ -37,3 +46,12 @@ RECONSTRUCTION_TERMS: dict[str, Reconstruction] = {
 }
 
 TERMS = (*CONTRASTIVE_TERMS, *RECONSTRUCTION_TERMS)
+
+
+def required_views(term: str) -> frozenset[str]:
+    """Names of the views that `term` needs, those included whose keys and values they read."""
+    if term in RECONSTRUCTION_TERMS:
+        return frozenset({RECONSTRUCTION_TERMS[term].view})
+    return frozenset(
+        name for pair in CONTRASTIVE_TERMS[term] for name in (*pair.queries, *pair.keys)
+    )

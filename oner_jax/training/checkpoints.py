@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from oner_jax import configuration
 from oner_jax.errors import InputError
-from oner_jax.models.architectures import Parameters, PureModel
+from oner_jax.models.pretraining import Parameters, PureModel
 from oner_jax.models.settings import ModelSettings
 from oner_jax.training.step import TrainState
 
@@ -57,7 +57,7 @@ class Checkpoints:
         if self._manager.latest_step() == step:
             return
         items: dict[str, Any] = {
-            name: ocp.args.StandardSave(getattr(state, name)) for name in ARRAYS
+            name: ocp.args.StandardSave(arrays) for name, arrays in _arrays(state).items()
         }
         items[POSITION] = ocp.args.JsonSave(dict(position))
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
@@ -65,13 +65,24 @@ class Checkpoints:
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """State with the shapes and shardings of `abstract`, and the data position."""
         items: dict[str, Any] = {
-            name: ocp.args.StandardRestore(getattr(abstract, name)) for name in ARRAYS
+            name: ocp.args.StandardRestore(arrays) for name, arrays in _arrays(abstract).items()
         }
         items[POSITION] = ocp.args.JsonRestore()
         restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         step_array = jax.device_put(np.int32(step), abstract.step.sharding)
-        state = TrainState(step_array, **{name: restored[name] for name in ARRAYS})
-        return state, restored[POSITION]
+        arrays = {name: restored.get(name, {}) for name in ARRAYS}
+        return TrainState(step_array, **arrays), restored[POSITION]
+
+
+def _arrays(state: TrainState) -> dict[str, Any]:
+    """The state's trees by name; a momentum twin that is not there is left out."""
+    trees = {name: getattr(state, name) for name in ARRAYS}
+    return {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
+
+
+def has_twin(config: ConfigDict) -> bool:
+    """Whether a run of this config keeps a momentum twin."""
+    return config.objective["keys"] == "momentum"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +118,8 @@ def load_run(workdir: str | Path, step: str | int = "last", weights: str = "onli
         return Run(config, model, jax.jit(model.init)(jax.random.key(config.seed)), 0, workdir)
     number = _resolve_step(workdir, step)
     items = {"parameters": model.abstract_parameters}
+    if weights == "momentum" and not has_twin(config):
+        raise InputError(f"{workdir} was trained without a momentum twin: use its online weights")
     if weights == "momentum":
         items["momentum"] = model.abstract_parameters["backbone"]
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -9,9 +9,11 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from oner_jax.models.architectures import PureModel
+from oner_jax.models.pretraining import PureModel
 from oner_jax.models.settings import ModelSettings
-from oner_jax.objectives.objective import Batch, Objective, ObjectiveSettings, TextFormat
+from oner_jax.objectives.batch import Batch, TextFormat
+from oner_jax.objectives.objective import Objective
+from oner_jax.objectives.settings import ObjectiveSettings
 from oner_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
 from oner_jax.training import schedule
 from oner_jax.training.flops import StepFlops, step_flops
@@ -51,7 +53,7 @@ class Recipe:
         check_batch_size(config.batch_size, config.accumulation_steps, mesh)
         settings = ModelSettings.from_config(config.model)
         model = PureModel(settings)
-        objective = Objective(ObjectiveSettings.from_config(config.objective), settings, text)
+        objective = Objective(ObjectiveSettings.from_config(config.objective), settings, text, mesh)
         optimizer_config = config.optimizer
         learning_rate = schedule.learning_rate(
             peak=optimizer_config.learning_rate_per_256_examples * config.batch_size / 256,
@@ -66,7 +68,9 @@ class Recipe:
             weight_decay=optimizer_config.weight_decay,
             clip_norm=optimizer_config.clip_norm,
         )
-        abstract = abstract_state(model, optimizer, mesh, config.sharding_rules)
+        abstract = abstract_state(
+            model, optimizer, mesh, config.sharding_rules, has_twin=objective.has_twin
+        )
         train_step = make_train_step(
             model,
             objective,
@@ -75,7 +79,6 @@ class Recipe:
             momentum=schedule.momentum(**config.momentum, total_steps=config.total_steps),
             micro_batches=config.accumulation_steps,
             seed=config.seed,
-            mesh=mesh,
         )
         step = compile_step(train_step, _shardings(abstract), mesh)
         return cls(config, mesh, model, objective, optimizer, abstract, step)
@@ -97,7 +100,9 @@ class Recipe:
         """Fresh weights from the config's seed, made where they belong."""
 
         def make() -> TrainState:
-            return init_state(self.model, self.optimizer, self.config.seed)
+            return init_state(
+                self.model, self.optimizer, self.config.seed, has_twin=self.objective.has_twin
+            )
 
         return jax.jit(make, out_shardings=_shardings(self.abstract))()
 

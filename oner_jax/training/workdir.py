@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from oner_jax import configuration
 from oner_jax.errors import InputError
-from oner_jax.models.architectures import Parameters
+from oner_jax.models.pretraining import Parameters
 from oner_jax.parallel.mesh import path_name
 from oner_jax.training.checkpoints import read_config
 

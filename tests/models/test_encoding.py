@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from oner_jax.models.architectures import PureModel
+from oner_jax.models.pretraining import PureModel
 from oner_jax.models.views import VIEWS, PairInputs, ViewStates
 from tests import small
 from tests.oracle import Oracle

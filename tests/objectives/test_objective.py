@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from oner_jax.errors import InputError
-from oner_jax.models.architectures import PureModel
-from oner_jax.objectives.objective import ObjectiveSettings
-from oner_jax.parallel.mesh import make_mesh
+from oner_jax.models.pretraining import PureModel
+from oner_jax.models.views import VIEWS
+from oner_jax.objectives.settings import ObjectiveSettings
+from oner_jax.training.gradients import make_gradient_function
 from tests import small
 from tests.oracle import Oracle, float64, mix, nce
 
@@ -21,25 +22,27 @@ def loss_and_masks(model, objective, parameters, momentum, batch, seed=3):
     @jax.jit
     def compute(parameters, momentum, batch):
         prepared = objective.prepare(jax.random.key(seed), batch)
-        keys = objective.make_keys(model.bind_backbone(momentum), prepared)
-        totals = objective.totals(prepared)
-        mesh = make_mesh(devices=jax.devices()[:1])
-        loss, metrics = objective.loss(
-            model.bind(parameters), prepared, keys, keys, prepared.captions, totals, mesh
-        )
-        return loss, metrics, prepared
+        gradients = make_gradient_function(model, objective, micro_batches=1)
+        _, metrics = gradients(parameters, momentum, prepared)
+        return objective.total(metrics), metrics, prepared
 
     return compute(parameters, momentum, batch)
 
 
+EVERY_TERM = small.ALL_TERMS | {"xmc": 1.0, "xmc_mixed": 1.0, "cic": 1.0}
+
+
 @functools.cache
-def case(mask_equal_captions=True, temperature=0.2):
-    settings = small.settings()
+def case(mask_equal_captions=True, temperature=0.2, weights=(), **shape):
+    settings = small.settings(**shape)
     model = PureModel(settings)
     parameters, twin = small.parameters(model, 0), small.parameters(model, 5)["backbone"]
     batch = small.batch(settings)
     objective = small.objective(
-        settings, mask_equal_captions=mask_equal_captions, temperature=temperature
+        settings,
+        dict(weights) or EVERY_TERM,
+        mask_equal_captions=mask_equal_captions,
+        temperature=temperature,
     )
     computed = loss_and_masks(model, objective, parameters, twin, batch)
     return settings, parameters, twin, batch, computed
@@ -58,12 +61,18 @@ def oracle_states(settings, parameters, twin, batch, prepared):
         joint = np.asarray(prepared.joint_words.inputs[i])[:count]
         patch_mask = np.asarray(prepared.patch_mask[i])
         online = oracle.p["backbone"]
+        crossed = oracle.crossed_views(online, image=image, ids=masked, patch_mask=patch_mask)
+        clean_crossed = oracle.crossed_views(twin, image=image, ids=clean)
         views = {
+            "I|T": crossed[0],
+            "T|I": crossed[1],
             "I": oracle.view(online, image=image, patch_mask=patch_mask),
             "T": oracle.view(online, ids=masked),
             "IT": oracle.view(online, image=image, ids=joint, patch_mask=patch_mask),
         }
         keys = {
+            "I|T": clean_crossed[0],
+            "T|I": clean_crossed[1],
             "I": oracle.view(twin, image=image),
             "T": oracle.view(twin, ids=clean),
             "IT": oracle.view(twin, image=image, ids=clean),
@@ -91,15 +100,24 @@ def test_contrastive_terms_equal_the_equations(mask_equal_captions, temperature)
         mask_equal_captions, temperature
     )
     _, rows = oracle_states(settings, parameters, twin, batch, prepared)
-    q = {view: stacked(rows, "q", view) for view in ("I", "T", "IT")}
-    k = {view: stacked(rows, "k", view) for view in ("I", "T", "IT")}
+    q = {view: stacked(rows, "q", view) for view in VIEWS}
+    k = {view: stacked(rows, "k", view) for view in VIEWS}
+    q_mixed, k_mixed = mix(q["I"], q["T"]), mix(k["I"], k["T"])
     captions = np.asarray(batch.caption_hash) if mask_equal_captions else None
-    itc = nce(q["I"], k["T"], temperature, captions) + nce(q["T"], k["I"], temperature, captions)
-    cmc = nce(q["IT"], mix(k["I"], k["T"]), temperature, captions) + nce(
-        mix(q["I"], q["T"]), k["IT"], temperature, captions
-    )
-    np.testing.assert_allclose(metrics["loss/itc"], itc, rtol=2e-5)
-    np.testing.assert_allclose(metrics["loss/cmc"], cmc, rtol=2e-5)
+
+    def contrast(queries, keys):
+        return nce(queries, keys, temperature, captions)
+
+    expected = {
+        "itc": contrast(q["I"], k["T"]) + contrast(q["T"], k["I"]),
+        "xmc": contrast(q["I"], k_mixed) + contrast(q["T"], k_mixed),
+        "xmc_mixed": contrast(q_mixed, k_mixed),
+        "cic": contrast(mix(q["I|T"], q["T|I"]), k_mixed)
+        + contrast(q_mixed, mix(k["I|T"], k["T|I"])),
+        "cmc": contrast(q["IT"], k_mixed) + contrast(q_mixed, k["IT"]),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[f"loss/{name}"], value, rtol=2e-5, err_msg=name)
 
 
 def pixel_loss(oracle, rows, view):
@@ -135,7 +153,7 @@ def test_reconstruction_terms_equal_the_equations():
     np.testing.assert_allclose(metrics["loss/mim"], mim, rtol=1e-5)
     np.testing.assert_allclose(metrics["loss/mlm"], mlm, rtol=1e-5)
     np.testing.assert_allclose(metrics["loss/mmm"], mmm, rtol=1e-5)
-    parts = sum(metrics[f"loss/{name}"] for name in small.ALL_TERMS)
+    parts = sum(metrics[f"loss/{name}"] for name in EVERY_TERM)
     np.testing.assert_allclose(loss, parts, rtol=1e-6)
 
 
@@ -167,12 +185,17 @@ def test_contrast_alone_sees_unmasked_inputs():
         ({"weights": {"itx": 1.0}}, "itx"),
         ({"weights": {"itc": 0.0}}, "weight"),
         ({"temperature": 0.0}, "temperature"),
+        ({"form": "hinge"}, "form"),
+        ({"keys": "queue"}, "keys"),
         ({"word_mask_fraction": 1.0}, "word_mask_fraction"),
     ],
 )
 def test_an_impossible_objective_is_refused_by_name(change, named):
     valid = dict(
         weights={"itc": 1.0},
+        keys="momentum",
+        form="softmax",
+        logit_bias=0.0,
         temperature=0.1,
         mask_equal_captions=True,
         image_mask_fraction=0.6,
@@ -183,6 +206,19 @@ def test_an_impossible_objective_is_refused_by_name(change, named):
         ObjectiveSettings(**valid | change)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "term", "named"),
+    [("two_towers", "cmc", "IT"), ("two_towers", "mmm", "IT"), ("two_legs", "cic", "T|I")],
+)
+def test_a_term_that_the_architecture_cannot_serve_is_refused(architecture, term, named):
+    settings = small.settings(architecture=architecture)
+    with pytest.raises(InputError, match=term) as refusal:
+        small.objective(settings, {"itc": 1.0, term: 1.0})
+    assert named in str(refusal.value)
+    assert architecture in str(refusal.value)
+    assert "possible are itc" in str(refusal.value)
+
+
 def test_gradient_reaches_every_parameter_but_padding_embeddings():
     settings = small.settings()
     model = PureModel(settings)
@@ -190,9 +226,9 @@ def test_gradient_reaches_every_parameter_but_padding_embeddings():
     objective = small.objective(settings)
     batch = small.batch(settings)
 
-    def loss(parameters):
-        return loss_and_masks(model, objective, parameters, parameters["backbone"], batch)[0]
-
-    gradients = jax.grad(loss)(parameters)
+    prepared = objective.prepare(jax.random.key(3), batch)
+    gradients, _ = jax.jit(make_gradient_function(model, objective, 1))(
+        parameters, parameters["backbone"], prepared
+    )
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         assert jnp.any(gradient != 0), jax.tree_util.keystr(path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from oner_jax.errors import InputError
-from oner_jax.models.architectures import PureModel
+from oner_jax.models.pretraining import PureModel
 from oner_jax.parallel import mesh as meshes
 from oner_jax.training import schedule
 from oner_jax.training.optimizer import decay_mask, make_optimizer
@@ -18,35 +18,40 @@ from tests import small
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 
 
-def run(sizes, micro_batches=1, steps=2):
+def run(sizes, micro_batches=1, steps=2, shape=(), **objective_changes):
     """Metrics and state after `steps` of one batch on a (slice, data, fsdp, tensor) mesh."""
-    settings = small.settings()
+    settings = small.settings(**dict(shape))
     model = PureModel(settings)
     devices = jax.devices()[: int(np.prod(sizes))]
     mesh = meshes.make_mesh(dict(zip(meshes.AXES, sizes, strict=True)), devices)
+    objective = small.objective(settings, mesh=mesh, **objective_changes)
     learning_rate = schedule.learning_rate(peak=1e-2, end=1e-6, total_steps=10, warmup_fraction=0.1)
     # Epsilon above rounding error: Adam's first step is the gradient's sign, and rounding must
     # not choose the sign of a gradient that is zero in exact arithmetic.
     optimizer = make_optimizer(
         learning_rate, beta_1=0.9, beta_2=0.98, weight_decay=0.1, clip_norm=1.0, epsilon=1e-3
     )
-    abstract = abstract_state(model, optimizer, mesh, meshes.DEFAULT_RULES)
+    abstract = abstract_state(
+        model, optimizer, mesh, meshes.DEFAULT_RULES, has_twin=objective.has_twin
+    )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     step = compile_step(
         make_train_step(
             model,
-            small.objective(settings),
+            objective,
             optimizer,
             learning_rate=learning_rate,
             momentum=schedule.momentum(start=0.9, end=0.9, total_steps=10),
             micro_batches=micro_batches,
             seed=0,
-            mesh=mesh,
         ),
         shardings,
         mesh,
     )
-    state = jax.jit(lambda: init_state(model, optimizer, 0), out_shardings=shardings)()
+    state = jax.jit(
+        lambda: init_state(model, optimizer, 0, has_twin=objective.has_twin),
+        out_shardings=shardings,
+    )()
     batch = jax.device_put(small.batch(settings, size=16), meshes.batch_sharding(mesh))
     for _ in range(steps):
         state, metrics = step(state, batch)
@@ -72,13 +77,60 @@ def test_micro_batches_add_up_to_the_undivided_batch(sizes, micro_batches):
     jax.tree.map(close, run(sizes, micro_batches), one_device())
 
 
+CLIP = dict(
+    shape=(
+        ("architecture", "two_towers"),
+        ("predictor_hidden_width", 0),
+        ("projection_layers", 1),
+        ("learned_logits", True),
+    ),
+    keys="online",
+    weights={"itc": 1.0, "mlm": 0.5},
+)
+
+
+@functools.cache
+def clip_on_one_device(form):
+    return run((1, 1, 1, 1), form=form, **CLIP)
+
+
+@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    ("sizes", "micro_batches"),
+    [((2, 1, 2, 2), 1), ((1, 1, 1, 1), 2), ((1, 4, 1, 1), 2), ((1, 1, 1, 1), 8)],
+)
+def test_keys_with_gradient_add_up_over_meshes_and_micro_batches(form, sizes, micro_batches):
+    jax.tree.map(close, run(sizes, micro_batches, form=form, **CLIP), clip_on_one_device(form))
+
+
+def test_a_model_without_a_twin_learns_its_logit_scale():
+    metrics, state = clip_on_one_device("sigmoid")
+    assert state.momentum == {}
+    assert "momentum" not in metrics
+    assert abs(state.parameters["logits"]["log_scale"]) > 1e-3
+    assert abs(state.parameters["logits"]["bias"]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("architecture", "weights"),
+    [
+        ("one_tower_two_heads", {"itc": 1.0, "xmc": 1.0, "cic": 1.0}),
+        ("two_towers", {"itc": 1.0, "xmc": 1.0, "mim": 1.0, "mlm": 1.0}),
+        ("two_legs", {"itc": 1.0, "cmc": 1.0, "mmm": 1.0}),
+    ],
+)
+def test_every_architecture_trains_alike_on_mixed_meshes(architecture, weights):
+    arm = dict(shape=(("architecture", architecture),), weights=weights)
+    jax.tree.map(close, run((1, 2, 2, 2), 2, **arm), run((1, 1, 1, 1), **arm))
+
+
 def test_fsdp_cuts_parameters_twin_and_optimizer_alike():
     model = PureModel(small.settings())
     optimizer = make_optimizer(
         lambda step: 0.1, beta_1=0.9, beta_2=0.98, weight_decay=0.1, clip_norm=1.0
     )
     mesh = meshes.make_mesh({"slice": 1, "data": 2, "fsdp": 4, "tensor": 1})
-    state = abstract_state(model, optimizer, mesh, meshes.DEFAULT_RULES)
+    state = abstract_state(model, optimizer, mesh, meshes.DEFAULT_RULES, has_twin=True)
     kernels = [
         leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
@@ -135,6 +187,12 @@ def test_learning_rate_warms_up_and_falls_to_its_end():
 def test_momentum_rises_as_a_cosine():
     value = schedule.momentum(start=0.9, end=1.0, total_steps=10)
     np.testing.assert_allclose([value(jnp.int32(s)) for s in (0, 5, 10)], [0.9, 0.95, 1.0])
+
+
+@pytest.mark.parametrize("sizes", [{"data": 3}, {"data": -1, "fsdp": -1}, {"data": 0}])
+def test_a_mesh_that_does_not_fit_is_refused(sizes):
+    with pytest.raises(InputError, match="mesh"):
+        meshes.make_mesh({"slice": 1, "data": 1, "fsdp": 1, "tensor": 1} | sizes)
 
 
 def test_a_batch_that_does_not_divide_names_a_multiple_that_does():

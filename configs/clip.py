@@ -1,0 +1,35 @@
+"""The plain baseline: CLIP or SigLIP. Two towers, no momentum twin, learned logit scale.
+
+Use as `--config=configs/clip.py:SIZE[,option...]` with the sizes of `configs/oner.py` and
+
+    sigmoid           SigLIP's loss (Zhai et al. 2023) for CLIP's softmax (Radford et al. 2021)
+    data=DIR          as in configs/oner.py
+
+Everything else (data, sizes, optimizer, schedule) is that of `configs/oner.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import oner
+from oner_jax.configuration import parse_recipe_argument
+
+
+def get_config(argument: str = "b16") -> ConfigDict:
+    """CLIP at a size of `configs/oner.py`."""
+    recipe = parse_recipe_argument(
+        argument, sizes=oner.SIZES, options={"data": "", "sigmoid": False}
+    )
+    data = f",data={recipe.options['data']}" if recipe.options["data"] else ""
+    config = oner.get_config(f"{recipe.size},architecture=two_towers,terms=itc{data}")
+    model, objective = config.model, config.objective
+    # One linear layer to the shared space and nothing after it.
+    model.projection_layers = 1
+    model.projection_hidden_width = model.predictor_hidden_width = 0
+    model.learned_logits = True
+    objective.keys = "online"
+    objective.temperature = 0.07
+    if recipe.options["sigmoid"]:
+        objective.form = "sigmoid"
+        # SigLIP starts at scale 10 and bias -10: nearly every pair is a negative.
+        objective.temperature, objective.logit_bias = 0.1, -10.0
+    return config

@@ -1,0 +1,45 @@
+"""What a step receives, and the same with its masks."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Int, UInt8, UInt32
+
+from oner_jax.objectives.masking import MaskedWords
+
+
+class Batch(NamedTuple):
+    """What a step receives from the pipeline."""
+
+    image: UInt8[Array, "b h w 3"]
+    text: Int[Array, "b length"]
+    caption_hash: UInt32[Array, "b"]
+
+
+class PreparedBatch(NamedTuple):
+    """A batch with its masks. Every leaf has the batch as its first axis.
+
+    `caption_hash` is 0 where equal captions are negatives like any other (the paper's form).
+    """
+
+    image: UInt8[Array, "b h w 3"]
+    text: Int[Array, "b length"]
+    caption_hash: UInt32[Array, "b"]
+    patch_mask: Bool[Array, "b patches"]
+    words: MaskedWords
+    joint_words: MaskedWords
+    row: Int[Array, "b"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFormat:
+    """What masking must know of the tokeniser."""
+
+    mask_id: int
+    word_start: np.ndarray
+
+    @classmethod
+    def synthetic(cls, vocabulary_size: int) -> "TextFormat":
+        """Every piece a word: for benchmarks and plans, where no tokeniser is at hand."""
+        return cls(mask_id=2, word_start=np.arange(vocabulary_size) > 2)
