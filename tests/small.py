@@ -1,5 +1,7 @@
 """A model and batches small enough to check against the float64 oracle."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +46,7 @@ def one_device() -> Mesh:
 
 
 def objective(model: ModelSettings, weights=None, mesh=None, **changes) -> Objective:
-    constants = dict(
+    constants: dict[str, Any] = dict(
         keys="momentum",
         form="softmax",
         logit_bias=0.0,

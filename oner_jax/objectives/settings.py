@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import get_args
 
 from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError
+from oner_jax.objectives.contrastive import Form
 from oner_jax.objectives.terms import TERMS, required_views
 
 KEYS = ("momentum", "online")
-FORMS = ("softmax", "sigmoid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class ObjectiveSettings:
 
     weights: Mapping[str, float]
     keys: str
-    form: str
+    form: Form
     temperature: float
     logit_bias: float
     mask_equal_captions: bool
@@ -38,7 +39,7 @@ class ObjectiveSettings:
                 raise InputError(f"objective.weights.{name}: terms are {', '.join(TERMS)}")
         if not any(weight > 0 for weight in self.weights.values()):
             raise InputError("objective.weights: every weight is 0, there is nothing to learn")
-        for name, valid in (("keys", KEYS), ("form", FORMS)):
+        for name, valid in (("keys", KEYS), ("form", get_args(Form))):
             if getattr(self, name) not in valid:
                 raise InputError(
                     f"objective.{name}={getattr(self, name)!r} is not one of {', '.join(valid)}"

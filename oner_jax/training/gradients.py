@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from oner_jax.models.pretraining import Parameters, PureModel
+from oner_jax.models.pretraining import Parameters, PretrainingModel, PureModel
 from oner_jax.objectives.batch import PreparedBatch
 from oner_jax.objectives.contrastive import Keys
 from oner_jax.objectives.objective import Features, Objective, Scalars
@@ -107,7 +107,13 @@ def _cached(model: PureModel, objective: Objective, micro_batches: int) -> Gradi
     return gradients
 
 
-def _contrast(objective: Objective, bound, features: Features, batch, totals) -> Scalars:
+def _contrast(
+    objective: Objective,
+    bound: PretrainingModel,
+    features: Features,
+    batch: PreparedBatch,
+    totals: Scalars,
+) -> Scalars:
     """All queries of the global batch against its own keys, through which the gradient flows."""
     keys = _keys(objective, features.keys, batch)
     return objective.contrast_losses(bound, features.queries, features.keys, batch, keys, totals)
