@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from oner_jax import configuration
 from oner_jax.errors import InputError, run_program
-from oner_jax.objectives.objective import Batch, TextFormat
+from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel.chips import Peak
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import Metrics, TrainState

@@ -16,7 +16,7 @@ import jax
 from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
-from oner_jax.objectives.objective import TextFormat
+from oner_jax.objectives.batch import TextFormat
 from oner_jax.parallel.chips import GIB, Chip
 from oner_jax.parallel.mesh import AXES, BATCH_AXES, device_grid, make_mesh
 from oner_jax.parallel.program import Collective, Program

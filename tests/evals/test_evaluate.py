@@ -11,7 +11,7 @@ from configs.oner import get_config
 from oner_jax import configuration, evaluate
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
-from oner_jax.objectives.objective import TextFormat
+from oner_jax.objectives.batch import TextFormat
 from oner_jax.training.checkpoints import Checkpoints
 from oner_jax.training.recipe import Recipe
 from tests.data.samples import record, write_split
