@@ -130,7 +130,7 @@ class Objective:
     def make_keys(self, momentum: Backbone, batch: PreparedBatch) -> Float[Array, "sets b d"]:
         """The momentum twin's key sets, from clean inputs."""
         inputs = PairInputs(normalize_pixels(batch.image), batch.text, batch.text)
-        states = momentum.encode(inputs, self.key_views)
+        states = momentum.encode(inputs, self.key_views) if self.key_views else {}
         keys = {name: unit(momentum.project(state.cls, name)) for name, state in states.items()}
         return jax.lax.stop_gradient(self._mixed(self.key_sets, keys, len(batch.row)))
 
