@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from oner_jax import configuration
 from oner_jax.errors import InputError, run_program
 from oner_jax.objectives.batch import Batch, TextFormat
+from oner_jax.parallel import distributed
 from oner_jax.parallel.chips import Peak
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import Metrics, TrainState
@@ -116,8 +117,12 @@ def describe(figures: dict[str, Any]) -> str:
 def main(_: Sequence[str]) -> None:
     if CONFIG.value is None:
         raise InputError("--config is missing: name a recipe, for example configs/oner.py:b16")
-    figures = measure(CONFIG.value, steps=STEPS.value, repeats=REPEATS.value, profile=PROFILE.value)
-    print(json.dumps(figures) if JSON.value else describe(figures))
+    with distributed.session():
+        figures = measure(
+            CONFIG.value, steps=STEPS.value, repeats=REPEATS.value, profile=PROFILE.value
+        )
+        if distributed.is_main():
+            print(json.dumps(figures) if JSON.value else describe(figures))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
-"""The one exception for bad input, and how programs end.
+"""The exceptions that programs end with in one line, and how programs end.
 
 Exit codes: 0 done; 2 bad input (one clear line, no traceback); 75 preempted with a checkpoint
-saved (75 is sysexits' EX_TEMPFAIL: "try again"); 1 anything else (traceback shown).
+saved (75 is sysexits' EX_TEMPFAIL: "try again"); 1 other processes of the run are missing or have
+failed (one line), or anything else (traceback shown).
 """
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
 
+EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_PREEMPTED = 75
 
 
 class InputError(Exception):
     """Something the user gave cannot be used. The message is one line: the thing and the fix."""
+
+
+class ClusterError(Exception):
+    """Other processes of the run are missing or do not fit. One line; trying again may help."""
 
 
 class Preempted(Exception):
@@ -54,13 +61,22 @@ def run_program(
                     f"unexpected argument {arguments[1]!r}: every option is written --name=value"
                 )
             main(arguments)
-        except InputError as error:
-            _exit_bad_input(error)
-        except Preempted as error:
-            print(str(error), file=sys.stderr)
-            sys.exit(EXIT_PREEMPTED)
+        except (InputError, ClusterError, Preempted) as error:
+            sys.exit(report(error))
 
     app.run(guarded_main, flags_parser=parse)
+
+
+def report(error: BaseException) -> int:
+    """Say on stderr what ended the program; its exit code."""
+    if isinstance(error, Preempted):
+        print(error, file=sys.stderr)
+        return EXIT_PREEMPTED
+    if isinstance(error, InputError | ClusterError):
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAILED
+    traceback.print_exception(error)
+    return EXIT_FAILED
 
 
 def _exit_bad_input(message: object) -> NoReturn:

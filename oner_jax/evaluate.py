@@ -29,6 +29,7 @@ from oner_jax.evals.suite import Dataset, Subject, evaluate_subject
 from oner_jax.evals.table import Columns, text_table
 from oner_jax.evals.templates import template_set
 from oner_jax.models.embedding import Embedder
+from oner_jax.parallel import distributed
 from oner_jax.training.checkpoints import available_steps, has_twin, load_run, read_config
 
 if TYPE_CHECKING:
@@ -209,17 +210,21 @@ def main(_: Sequence[str]) -> None:
     """Evaluate as the flags say; print the table and where the report is."""
     if WORKDIR.value is None:
         raise InputError("--workdir is missing: name the folder of a run")
-    columns, report = evaluate(
-        Path(WORKDIR.value),
-        step=STEP.value,
-        datasets=DATASETS.value,
-        compare=[Path(folder) for folder in COMPARE.value],
-        templates=TEMPLATES.value,
-        force=FORCE.value,
-        command=" ".join(["python -m oner_jax.evaluate", *sys.argv[1:]]),
-    )
-    print(text_table(columns))
-    print(f"report: {report}")
+    with distributed.session():
+        # Of several hosts one evaluates, on its own devices; the others wait for it.
+        if not distributed.is_main():
+            return
+        columns, report = evaluate(
+            Path(WORKDIR.value),
+            step=STEP.value,
+            datasets=DATASETS.value,
+            compare=[Path(folder) for folder in COMPARE.value],
+            templates=TEMPLATES.value,
+            force=FORCE.value,
+            command=" ".join(["python -m oner_jax.evaluate", *sys.argv[1:]]),
+        )
+        print(text_table(columns))
+        print(f"report: {report}")
 
 
 if __name__ == "__main__":

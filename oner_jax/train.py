@@ -18,8 +18,9 @@ from oner_jax import configuration
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError, run_program
 from oner_jax.objectives.batch import Batch, TextFormat
+from oner_jax.parallel import distributed
 from oner_jax.parallel.chips import Peak
-from oner_jax.parallel.mesh import batch_sharding
+from oner_jax.parallel.mesh import LocalRows
 from oner_jax.training import workdir
 from oner_jax.training.checkpoints import Checkpoints
 from oner_jax.training.metrics import MetricsLog, Throughput
@@ -47,25 +48,35 @@ def train(config: ConfigDict, folder: Path) -> TrainState:
     # What is trained, and where.
     configuration.use_compilation_cache(config.compilation_cache)
     recipe = Recipe.from_config(config, TextFormat(tokenizer.mask_id, tokenizer.word_start))
-    workdir.open_workdir(folder, config)
     data = {"train": split.name, "hash": split.content_hash, "records": len(split)}
-    workdir.write_manifest(
-        folder, mesh=recipe.mesh, parameters=recipe.abstract.parameters, data=data
-    )
+    distributed.check_equal({**dict(configuration.flatten(config)), **data})
+    if distributed.is_main():
+        workdir.open_workdir(folder, config)
+        workdir.write_manifest(
+            folder, mesh=recipe.mesh, parameters=recipe.abstract.parameters, data=data
+        )
+    distributed.wait_for_all("workdir")
 
     with Checkpoints(folder, **config.checkpoint) as checkpoints:
         state, first_step = _first_state(recipe, checkpoints, data)
-        print(workdir.describe(config, state.parameters, recipe.mesh, data, first_step), flush=True)
+        if distributed.is_main():
+            text = workdir.describe(config, state.parameters, recipe.mesh, data, first_step)
+            print(text, flush=True)
+        rows = LocalRows(recipe.mesh, config.batch_size)
         batches = pipeline.training_batches(
             pipeline.DataOptions.from_config(config),
             global_batch_size=config.batch_size,
             seed=config.seed,
             first_step=first_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=rows.numbers,
         )
-        with MetricsLog(folder, first_step=first_step, total_steps=config.total_steps) as log:
-            state = _loop(recipe, state, first_step, batches, checkpoints, log, data)
+        log = MetricsLog(
+            folder if distributed.is_main() else None,
+            first_step=first_step,
+            total_steps=config.total_steps,
+        )
+        with log:
+            state = _loop(recipe, state, first_step, batches, rows, checkpoints, log, data)
     return state
 
 
@@ -90,13 +101,13 @@ def _loop(
     state: TrainState,
     first_step: int,
     batches: Iterator[dict[str, np.ndarray]],
+    rows: LocalRows,
     checkpoints: Checkpoints,
     log: MetricsLog,
     data: dict[str, Any],
 ) -> TrainState:
     """Step to the end. Blocks on the device only to log, one step late, and to save."""
     config = recipe.config
-    rows = batch_sharding(recipe.mesh)
     throughput = Throughput(
         config.batch_size, recipe.flops.total, Peak.of(recipe.mesh.devices.flatten().tolist())
     )
@@ -104,9 +115,7 @@ def _loop(
     for done in range(first_step + 1, config.total_steps + 1):
         with throughput.waiting_for_data():
             arrays = next(batches)
-        batch = Batch(
-            *(jax.make_array_from_process_local_data(rows, arrays[name]) for name in Batch._fields)
-        )
+        batch = Batch(*(rows.globally(arrays[name]) for name in Batch._fields))
         state, metrics = recipe.step(state, batch)
         if pending is not None:
             _write(log, throughput, *pending)
@@ -140,8 +149,10 @@ def main(_: Sequence[str]) -> None:
     if WORKDIR.value is None:
         raise InputError("--workdir is missing: name a folder for the run")
     started = time.monotonic()
-    train(CONFIG.value, Path(WORKDIR.value))
-    print(f"finished in {time.monotonic() - started:.0f} s: {WORKDIR.value}")
+    with distributed.session():
+        train(CONFIG.value, Path(WORKDIR.value))
+        if distributed.is_main():
+            print(f"finished in {time.monotonic() - started:.0f} s: {WORKDIR.value}")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def undeclared_imports(folders: list[str], requirements: set[str]) -> set[str]:
 
 def test_every_import_is_declared():
     programs = names(declared("requirements.txt"))
-    assert undeclared_imports(["oner_jax", "configs"], programs) == set()
+    assert undeclared_imports(["oner_jax", "configs", "launch"], programs) == set()
     development = names(declared("requirements-dev.txt"))
     assert undeclared_imports(["tests"], programs | development) == set()
 

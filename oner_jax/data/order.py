@@ -2,8 +2,8 @@
 
 Position p counts examples from the start of training: row r of the global batch of step s is
 p = s * batch_size + r. Epoch p // n visits each of the n examples once, in an order of its own.
-Everything here is a pure function of (seed, p), so resuming needs one integer, and any number of
-hosts can compute its share of a batch. NumPy only; no table of n entries is ever built.
+Everything here is a pure function of (seed, p), so resuming needs one integer, and any host can
+compute its share of a batch. NumPy only; no table of n entries is ever built.
 
 An epoch's order is a Feistel network over the smallest power of two >= n, with cycle walking:
 positions that land at or beyond n are mapped again until they land below (fewer than two rounds on
@@ -97,12 +97,3 @@ def position_uniforms(
     words = np.add.outer(first, np.arange(draws, dtype=np.uint64))
     bits = _keys(seed, _UNIFORM_STREAM, words.ravel()) >> np.uint64(11)
     return np.ldexp(bits.astype(np.float64), -53).reshape(words.shape)
-
-
-def batch_positions(
-    step: int, global_batch_size: int, process_index: int = 0, process_count: int = 1
-) -> Int64[np.ndarray, " rows"]:
-    """Positions of one host's rows: its contiguous slice of the global batch of a step (from 0)."""
-    rows = global_batch_size // process_count
-    first = step * global_batch_size + process_index * rows
-    return np.arange(first, first + rows, dtype=np.int64)

@@ -76,26 +76,24 @@ def training_batches(
     global_batch_size: int,
     seed: int,
     first_step: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Int64[np.ndarray, " b"] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This host's rows of the global batches of steps `first_step`, `first_step` + 1, ... for ever.
+    """The global batches of steps `first_step`, `first_step` + 1, ... for ever: the given rows.
+
+    `rows` are the numbers of rows in a global batch that this host needs; all by default.
 
     Each batch: image uint8 [b, size, size, 3], text int32 [b, text_tokens] (0 is padding),
     caption_hash uint32 [b], index int64 [b] (of the example in its split). Raises InputError if the
     dataset or tokenizer cannot be opened, and later if a record cannot be read or decoded.
     """
     split = records.open_split(data.train)
-    if global_batch_size % process_count:
-        raise InputError(
-            f"batch size {global_batch_size} is not divisible by {process_count} hosts"
-        )
     if data.shuffle_captions and len(split) < 2:
         raise InputError(f"dataset {data.train}: shuffling captions takes at least two examples")
     reader = _TrainingReader(split, Tokenizer.load(data.tokenizer), data, seed)
+    rows = np.arange(global_batch_size) if rows is None else rows
 
     def positions(step: int) -> Int64[np.ndarray, " b"]:
-        return order.batch_positions(step, global_batch_size, process_index, process_count)
+        return step * global_batch_size + rows
 
     @_no_autograph
     def load(step: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -104,9 +102,8 @@ def training_batches(
             [step],
             [tf.int64, tf.int64, tf.string, tf.string],
         )
-        rows = global_batch_size // process_count
         for tensor in (position, index, picture, caption_source):
-            tensor.set_shape([rows])
+            tensor.set_shape([len(rows)])
         example = tf.io.parse_example(picture, _FEATURES)
         captions = tf.io.parse_example(caption_source, _FEATURES)["captions"]
         text, hashes, box, mirror = tf.numpy_function(
@@ -114,15 +111,15 @@ def training_batches(
             [position, captions.values, captions.row_splits, example["height"], example["width"]],
             [tf.int32, tf.uint32, tf.int32, tf.bool],
         )
-        text.set_shape([rows, data.text_tokens])
-        hashes.set_shape([rows])
-        box.set_shape([rows, 4])
-        mirror.set_shape([rows])
+        text.set_shape([len(rows), data.text_tokens])
+        hashes.set_shape([len(rows)])
+        box.set_shape([len(rows), 4])
+        mirror.set_shape([len(rows)])
         kept = {"text": text, "caption_hash": hashes, "index": index}
         return {"image": example["image"], "box": box, "mirror": mirror, **kept}
 
     dataset = tf.data.Dataset.counter(first_step).map(load, num_parallel_calls=2)
-    dataset = _decoded(dataset, data.image_size, global_batch_size // process_count, data.threads)
+    dataset = _decoded(dataset, data.image_size, len(rows), data.threads)
 
     def indices_of(step: int) -> Int64[np.ndarray, " b"]:
         return reader.indices(positions(step))

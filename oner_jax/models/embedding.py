@@ -28,7 +28,8 @@ class Embeddings(NamedTuple):
 
 
 class Embedder:
-    """Embeds images (view I), captions (T) or pairs (IT), in batches over all devices of `mesh`.
+    """Embeds images (view I), captions (T) or pairs (IT), in batches over all devices of `mesh`
+    (default: those of this process).
 
     `views` names those that the model's architecture has. The last batch is padded, so that each
     view compiles once and n may be anything.
@@ -41,7 +42,7 @@ class Embedder:
         mesh: Mesh | None = None,
         batch_size: int = 128,
     ):
-        self.mesh = make_mesh() if mesh is None else mesh
+        self.mesh = make_mesh(devices=jax.local_devices()) if mesh is None else mesh
         devices = self.mesh.size
         self.batch_size = -(-batch_size // devices) * devices
         self._backbone = jax.device_put(parameters["backbone"], replicated(self.mesh))

@@ -6,6 +6,8 @@ rules over parameter paths places parameters, momentum twin and optimizer state 
 paths end the same way.
 """
 
+import dataclasses
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int64
 
 from oner_jax.errors import InputError
 
@@ -85,6 +88,35 @@ def device_grid(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over all data-parallel devices."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalRows:
+    """The rows of global batches that this process's devices hold.
+
+    Which they are is the mesh's choice: devices are laid out by their network, not by host, and
+    with a `tensor` axis over several hosts the same row is held by each of them.
+    """
+
+    mesh: Mesh
+    batch_size: int
+
+    @functools.cached_property
+    def numbers(self) -> Int64[np.ndarray, " rows"]:
+        """Their numbers in the global batch, ascending."""
+        spans = batch_sharding(self.mesh).addressable_devices_indices_map((self.batch_size,))
+        return np.unique([np.arange(self.batch_size)[span] for span in spans.values()])
+
+    def globally(self, rows: np.ndarray) -> jax.Array:
+        """The global array of which `rows`, in the order of `numbers`, are this process's."""
+
+        def held_at(index: Any) -> np.ndarray:
+            first, last, _ = index[0].indices(self.batch_size)
+            start = np.searchsorted(self.numbers, first)
+            return rows[start : start + last - first]
+
+        shape = (self.batch_size, *rows.shape[1:])
+        return jax.make_array_from_callback(shape, batch_sharding(self.mesh), held_at)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

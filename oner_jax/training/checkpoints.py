@@ -126,7 +126,17 @@ def load_run(workdir: str | Path, step: str | int = "last", weights: str = "onli
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), items
     )
-    with ocp.CheckpointManager(workdir.resolve() / DIRECTORY) as manager:
+    # One process of several may load a run, without the others.
+    process = jax.process_index()
+    options = ocp.CheckpointManagerOptions(
+        create=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=process,
+            active_processes={process},
+            barrier_sync_key_prefix=f"load_{process}",
+        ),
+    )
+    with ocp.CheckpointManager(workdir.resolve() / DIRECTORY, options=options) as manager:
         restored = manager.restore(
             number,
             args=ocp.args.Composite(

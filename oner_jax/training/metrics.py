@@ -16,20 +16,22 @@ FILE = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Writes one object a log step. Use as a context manager.
+    """Writes one object a log step; without a workdir, nothing. Use as a context manager.
 
     Continuing a run at `first_step` drops what a killed process logged beyond it, so that every
     step stands in the file once.
     """
 
-    def __init__(self, workdir: Path, *, first_step: int, total_steps: int):
-        _truncate(workdir / FILE, first_step)
-        self._file = (workdir / FILE).open("a")
-        self._tensorboard = _tensorboard_writer(workdir)
+    def __init__(self, workdir: Path | None, *, first_step: int, total_steps: int):
+        self._file = self._tensorboard = None
+        if workdir is not None:
+            _truncate(workdir / FILE, first_step)
+            self._file = (workdir / FILE).open("a")
+            self._tensorboard = _tensorboard_writer(workdir)
         self._total_steps = total_steps
         self._bar = (
             tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
-            if sys.stderr.isatty()
+            if self._file and sys.stderr.isatty()
             else None
         )
         self._started = time.monotonic()
@@ -39,7 +41,8 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
         if self._tensorboard:
             self._tensorboard.close()
         if self._bar is not None:
@@ -47,6 +50,8 @@ class MetricsLog:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log `metrics` of the finished `step` (counted from 1)."""
+        if self._file is None:
+            return
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         if self._tensorboard:

@@ -80,3 +80,13 @@ def test_an_axis_that_does_not_divide_its_dimension_is_dropped():
     placed = meshes.shardings(tree, mesh, meshes.DEFAULT_RULES)
     assert placed["word_table"].shard_shape((6, 8)) == (6, 4)
     assert placed["bias"].is_fully_replicated
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1, 1), (2, 2, 1, 2), (1, 1, 2, 4)])
+def test_a_batch_put_together_from_its_rows_is_the_batch(shape):
+    rows = meshes.LocalRows(meshes.make_mesh(sizes(*shape)), 16)
+    assert list(rows.numbers) == list(range(16)), "one process holds all"
+    values = np.arange(48).reshape(16, 3)
+    whole = rows.globally(values)
+    assert whole.sharding == meshes.batch_sharding(rows.mesh)
+    np.testing.assert_array_equal(whole, values)

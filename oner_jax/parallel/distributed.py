@@ -1,0 +1,207 @@
+"""One run on several hosts: they start together, and the failure of one ends all.
+
+Which processes there are is found out by JAX on Cloud TPU, GKE, Kubernetes, SLURM and Open MPI, or
+given by flags. A process that fails says so to the others through JAX's coordination service;
+without that they would wait in the next collective operation until a time-out without a cause.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from absl import flags
+
+from oner_jax.errors import ClusterError, InputError, Preempted, report
+from oner_jax.parallel.accelerators import PLATFORMS, use_platform
+from oner_jax.parallel.rendezvous import Place, meet
+
+COORDINATOR_ADDRESS = flags.DEFINE_string(
+    "coordinator_address", None, "By hand on several hosts: host:port of process 0."
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "By hand on several hosts: how many processes; 1 for this one alone."
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "By hand on several hosts: this process's number, from 0."
+)
+STARTUP_TIMEOUT_SECONDS = flags.DEFINE_float(
+    "startup_timeout_seconds", 300.0, "How long to wait for the other processes."
+)
+PLATFORM = flags.DEFINE_enum(
+    "platform", "auto", PLATFORMS, "What to run on; auto: the accelerator, if the machine has one."
+)
+
+_FAILURE = "oner_jax/failure"
+_POLL_SECONDS = 0.5
+# Processes wait for each other as long as it takes: one that has died is noticed by other means.
+_PATIENCE_MILLISECONDS = 24 * 3600 * 1000
+# Process 0 holds the store in which the others read why it stops.
+_FAREWELL_SECONDS = 2.0
+
+
+@contextlib.contextmanager
+def session() -> Iterator[None]:
+    """Take part in the run that the flags, or else the cluster, describe.
+
+    Inside, JAX sees the devices of all processes. An exception ends every process with its exit
+    code, except `Preempted`, which all processes raise at the same step.
+
+    Raises ClusterError where processes are missing, InputError for flags or a platform that cannot
+    be had.
+    """
+    place, local_devices = _find_place()
+    if place.num_processes == 1:
+        use_platform(PLATFORM.value)
+        yield
+        return
+    timeout_seconds = STARTUP_TIMEOUT_SECONDS.value
+    hosts = meet(place, {"JAX": jax.__version__}, timeout_seconds=timeout_seconds)
+    if PLATFORM.value == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    jax.distributed.initialize(
+        place.coordinator_address,
+        place.num_processes,
+        place.process_id,
+        local_device_ids=local_devices if hosts.count(hosts[place.process_id]) > 1 else None,
+        cluster_detection_method="deactivate",
+        initialization_timeout=int(timeout_seconds),
+    )
+    watcher = _Watcher()
+    try:
+        use_platform(PLATFORM.value)
+        yield
+        wait_for_all("end")
+    except Preempted:
+        raise
+    except BaseException as error:
+        watcher.stop()
+        _end_all(error, hosts[place.process_id])
+    finally:
+        watcher.stop()
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files and speaks to the user."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Go on when every process has come here. `name` is used once in a run."""
+    if client := _client():
+        client.wait_at_barrier(f"oner_jax/{name}", _PATIENCE_MILLISECONDS)
+
+
+def check_equal(values: Mapping[str, Any]) -> None:
+    """Raise InputError where this process's values (of JSON) differ from those of process 0.
+
+    What differs would lead to different programs, which then wait for each other for ever.
+    """
+    client = _client()
+    if client is None:
+        return
+    mine = json.loads(json.dumps(dict(values)))
+    if is_main():
+        client.key_value_set("oner_jax/equal", json.dumps(mine))
+        return
+    theirs = json.loads(client.blocking_key_value_get("oner_jax/equal", _PATIENCE_MILLISECONDS))
+    differing = sorted(
+        name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)
+    )
+    if differing:
+        shown = "; ".join(f"{name}: {theirs.get(name)} -> {mine.get(name)}" for name in differing)
+        raise InputError(
+            f"this process differs from process 0 ({shown}): give all the same config and data"
+        )
+
+
+class _Watcher:
+    """Ends this process when another one has said that it fails."""
+
+    def __init__(self) -> None:
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        client = _client()
+        while not self._stopped.wait(_POLL_SECONDS):
+            try:
+                failure = json.loads(client.key_value_try_get(_FAILURE))
+            except jax.errors.JaxRuntimeError:
+                continue  # nothing there; or the store is gone, upon which JAX ends the process
+            if self._stopped.is_set():
+                return
+            print(f"stopped, because {failure['text']}", file=sys.stderr)
+            _exit_now(failure["exit_code"])
+
+
+def _end_all(error: BaseException, host: str) -> None:
+    """Report `error`, tell the other processes, and end this one."""
+    exit_code = report(error)
+    cause = str(error) or type(error).__name__
+    text = f"process {jax.process_index()} ({host}) failed: {cause}"
+    client = _client()
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was first
+        client.key_value_set(_FAILURE, json.dumps({"text": text, "exit_code": exit_code}))
+    if is_main():
+        time.sleep(_FAREWELL_SECONDS)
+    _exit_now(exit_code)
+
+
+def _exit_now(exit_code: int) -> None:
+    """Without JAX's farewell, for which all processes would have to be well."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def _find_place() -> tuple[Place, Sequence[int] | None]:
+    """This process's place, by flags or by what JAX detects; and which local devices are its own,
+    should it share its host with other processes (None: all)."""
+    given = {
+        "--coordinator_address": COORDINATOR_ADDRESS.value,
+        "--num_processes": NUM_PROCESSES.value,
+        "--process_id": PROCESS_ID.value,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if NUM_PROCESSES.value == 1:
+        return Place("localhost:0", 1, 0), None
+    if not missing:
+        return Place(*given.values()), None
+    if len(missing) < len(given):
+        raise InputError(f"{' and '.join(missing)} is missing: give all three, or none")
+    # JAX has no public way to ask without starting, and starting cannot say who is missing.
+    from jax._src.clusters import ClusterEnv
+
+    try:
+        address, count, number, local_devices = ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, None, None, int(STARTUP_TIMEOUT_SECONDS.value)
+        )
+    except Exception as error:  # whatever the cluster's own interfaces raise
+        raise ClusterError(
+            f"this looks like a cluster, but JAX cannot read it ({' '.join(str(error).split())}): "
+            "give --coordinator_address, --num_processes and --process_id, or --num_processes=1"
+        ) from error
+    if address is None or count is None or number is None:
+        return Place("localhost:0", 1, 0), None
+    # A job scheduler that has given this process one GPU has numbered it 0 there.
+    if "," not in os.environ.get("CUDA_VISIBLE_DEVICES", ","):
+        local_devices = None
+    return Place(address, count, number), local_devices
+
+
+def _client() -> Any:
+    """The client of JAX's coordination service; None for a process alone."""
+    from jax._src import distributed
+
+    return distributed.global_state.client

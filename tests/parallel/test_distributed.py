@@ -1,0 +1,159 @@
+"""Several real processes on loopback: they start together and end together, and train as one."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from oner_jax.training.checkpoints import available_steps, load_run
+
+ROOT = Path(__file__).parents[2]
+MEMBER = [sys.executable, "-m", "tests.parallel.member"]
+TRAIN = [
+    *(sys.executable, "-m", "oner_jax.train", "--config=configs/oner.py:tiny"),
+    *("--config.batch_size=16", "--config.total_steps=4"),
+    *("--config.log_interval_steps=1", "--config.checkpoint.interval_steps=2"),
+]
+
+
+def run(command: list[str], *, processes: int = 1, devices: int = 1):
+    """The command as so many processes of so many devices each, by `launch/local.py`."""
+    if processes > 1:
+        own = [f"--processes={processes}", f"--devices_per_process={devices}", "--"]
+        command = [sys.executable, "launch/local.py", *own, *command]
+    flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_processes_see_the_devices_of_all():
+    result = run(MEMBER, processes=2, devices=3)
+    assert result.returncode == 0, result.stderr
+    assert "[0] 0 of 2, 6 devices" in result.stdout
+    assert "[1] 1 of 2, 6 devices" in result.stdout
+
+
+def test_bad_input_on_one_process_ends_all_with_its_cause():
+    result = run([*MEMBER, "--role=fails"], processes=2)
+    assert result.returncode == 2, result.stderr
+    assert "[1] error: record 9 cannot be decoded" in result.stderr
+    cause = f"process 1 ({socket.gethostname()}) failed: record 9 cannot be decoded"
+    assert f"[0] stopped, because {cause}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_crash_of_process_0_ends_all_with_its_cause():
+    result = run([*MEMBER, "--role=crashes"], processes=2)
+    assert result.returncode == 1, result.stderr
+    assert "[0] ZeroDivisionError: on process 0" in result.stderr
+    assert "[1] stopped, because process 0" in result.stderr
+
+
+def test_processes_of_different_configs_do_not_start():
+    result = run([*MEMBER, "--role=differs"], processes=2)
+    assert result.returncode == 2, result.stderr
+    assert "[1] error: this process differs from process 0 (seed: 0 -> 7)" in result.stderr
+    assert "[0] stopped, because process 1" in result.stderr
+
+
+def test_a_missing_process_is_named_in_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    place = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=3", "--process_id=0"]
+    result = run([*MEMBER, *place, "--startup_timeout_seconds=1"])
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    complaint = result.stderr.strip().splitlines()[-1]
+    assert complaint.startswith("error: 2 of 3 processes did not come within 1 s: missing")
+    assert f"came 0 ({socket.gethostname()})" in complaint
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--platform=gpu",), "ACCELERATOR=cuda12"),
+        (("--num_processes=2", "--process_id=0"), "--coordinator_address is missing"),
+    ],
+)
+def test_a_start_that_cannot_be_is_one_line_and_exit_code_2(flags, named):
+    result = run([*MEMBER, *flags])
+    assert result.returncode == 2, result.stderr
+    complaint = result.stderr.strip().splitlines()[-1]
+    assert complaint.startswith("error: ")
+    assert named in complaint
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """A run of one process with eight devices."""
+    workdir = tmp_path_factory.mktemp("runs") / "one"
+    result = run([*TRAIN, f"--workdir={workdir}"], devices=8)
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """The same run by two processes of four devices, with parameters cut across them."""
+    workdir = tmp_path_factory.mktemp("runs") / "two"
+    mesh = ["--config.mesh.data=2", "--config.mesh.fsdp=4"]
+    result = run([*TRAIN, *mesh, f"--workdir={workdir}"], processes=2, devices=4)
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+def metrics(workdir: Path) -> list[dict[str, float]]:
+    """What was logged, but for times."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    times = ("pairs_per_sec", "data_wait_fraction", "pairs_per_sec_per_chip")
+    return [{name: line[name] for name in line if name not in times} for line in lines]
+
+
+def parameters(workdir: Path, weights: str):
+    """All but the bias of attention's keys, to which softmax is blind: its gradient is rounding
+    error, of which Adam's first steps make whole ones."""
+    tree = load_run(workdir, weights=weights).parameters
+    bias = tree["backbone"]["tower"]["blocks"]["attention"]["qkv"]
+    bias["bias"] = np.delete(np.asarray(bias["bias"]), 1, axis=1)
+    return tree
+
+
+def assert_same_run(workdir: Path, other: Path) -> None:
+    for line, other_line in zip(metrics(workdir), metrics(other), strict=True):
+        assert line.keys() == other_line.keys()
+        for name, value in line.items():
+            np.testing.assert_allclose(value, other_line[name], rtol=1e-5, err_msg=name)
+    for weights in ("online", "momentum"):
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
+            parameters(workdir, weights),
+            parameters(other, weights),
+        )
+
+
+def test_two_processes_train_as_one(one, two):
+    assert available_steps(two) == [2, 4]
+    assert_same_run(one, two)
+
+
+def test_a_run_of_two_processes_goes_on_as_one(one, two, tmp_path):
+    workdir = shutil.copytree(two, tmp_path / "resumed")
+    shutil.rmtree(workdir / "checkpoints" / "4")
+    result = run([*TRAIN, f"--workdir={workdir}"], devices=8)
+    assert result.returncode == 0, result.stderr
+    assert "continuing at step 2" in result.stdout
+    assert_same_run(one, workdir)
