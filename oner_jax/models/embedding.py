@@ -1,6 +1,7 @@
 """Use of a trained encoder: arrays in, embeddings out."""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -27,6 +28,16 @@ class Embeddings(NamedTuple):
     backbone: Float32[np.ndarray, "n w"]
 
 
+class PatchStates(NamedTuple):
+    """Last-layer states of the patches of n images, row by row, in the spaces of `Embeddings`.
+
+    `projected` are the states after g, at unit length: g was trained on [CLS] states alone.
+    """
+
+    projected: Float32[np.ndarray, "n patches d"]
+    backbone: Float32[np.ndarray, "n patches w"]
+
+
 class Embedder:
     """Embeds images (view I), captions (T) or pairs (IT), in batches over all devices of `mesh`
     (default: those of this process).
@@ -48,6 +59,7 @@ class Embedder:
         self._backbone = jax.device_put(parameters["backbone"], replicated(self.mesh))
         self.views = model.views & {"I", "T", "IT"}
         self._embed = {name: jax.jit(functools.partial(_embed, model, name)) for name in self.views}
+        self._embed_patches = jax.jit(functools.partial(_embed_patches, model))
 
     def __call__(
         self,
@@ -64,19 +76,29 @@ class Embedder:
         view = "IT" if len(given) == 2 else "I" if text is None else "T"
         if view not in self.views:
             raise ValueError(f"this architecture has no view {view}")
-        count = len(given[0])
+        return Embeddings(*self._in_batches(self._embed[view], images, text))
+
+    def patches(self, images: UInt8[np.ndarray, "n s s 3"]) -> PatchStates:
+        """The states of every patch of n images (view I)."""
+        return PatchStates(*self._in_batches(self._embed_patches, images))
+
+    def _in_batches(
+        self, function: Callable[..., Sequence[jax.Array]], *inputs: np.ndarray | None
+    ) -> list[np.ndarray]:
+        """Outputs of `function` for all rows of the inputs, joined."""
+        count = max(len(part) for part in inputs if part is not None)
         outputs = []
         for start in range(0, count, self.batch_size):
             batch = [
                 None if part is None else self._put(part[start : start + self.batch_size])
-                for part in (images, text)
+                for part in inputs
             ]
-            outputs.append(self._embed[view](self._backbone, *batch))
+            outputs.append(function(self._backbone, *batch))
         if not outputs:
             raise ValueError("no example to embed")
         columns = zip(*outputs, strict=True)
         joined = [np.concatenate([np.asarray(part) for part in parts]) for parts in columns]
-        return Embeddings(*(part[:count] for part in joined))
+        return [part[:count] for part in joined]
 
     def _put(self, rows: np.ndarray) -> jax.Array:
         missing = self.batch_size - len(rows)
@@ -95,3 +117,13 @@ def _embed(
     pixels = None if images is None else normalize_pixels(images)
     states = backbone.encode(PairInputs(pixels, text, text), [VIEWS[view]])[view]
     return unit(backbone.project(states.cls, view)), states.cls.astype(jnp.float32)
+
+
+def _embed_patches(
+    model: PureModel, parameters: Parameters, images: UInt8[Array, "n s s 3"]
+) -> tuple[Float32[Array, "n patches d"], Float32[Array, "n patches w"]]:
+    backbone = model.bind_backbone(parameters)
+    inputs = PairInputs(normalize_pixels(images), None, None)
+    states = backbone.encode(inputs, [VIEWS["I"]])["I"].image
+    assert states is not None, "view I has patches"
+    return unit(backbone.project(states, "I")), states.astype(jnp.float32)

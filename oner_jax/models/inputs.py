@@ -159,7 +159,8 @@ class Inputs(nnx.Module):
         """Patch tokens with positions; masked ones are the learned mask token (SimMIM).
 
         Masked pixels are also blanked before the stem, so that a convolution cannot carry them
-        into a visible neighbour. With the linear stem that changes nothing.
+        into a visible neighbour. With the linear stem that changes nothing. Square images of
+        another size than the model's are taken with their positions interpolated (as ViT does).
         """
         if patch_mask is not None:
             pixels = jnp.broadcast_to(
@@ -171,7 +172,10 @@ class Inputs(nnx.Module):
             tokens = jnp.where(
                 patch_mask[:, :, None], self.mask_token[...].astype(self.dtype), tokens
             )
-        return tokens + self._positions(self.image_positions, 0)
+        positions = self._positions(self.image_positions, 0)
+        if tokens.shape[1] != len(positions):
+            positions = _resized_positions(positions, tokens.shape[1])
+        return tokens + positions
 
     def embed_text(self, ids: Int[Array, "b length"]) -> Float[Array, "b length width"]:
         """Word tokens with positions; `length` may be shorter than the position table."""
@@ -188,3 +192,12 @@ class Inputs(nnx.Module):
         if self.type_embedding is not None:
             table = table + self.type_embedding[...][modality]
         return table.astype(self.dtype)
+
+
+def _resized_positions(
+    positions: Float[Array, "patches width"], number: int
+) -> Float[Array, "{number} width"]:
+    """A square table of positions, bicubically interpolated to `number` places."""
+    before, after = round(len(positions) ** 0.5), round(number**0.5)
+    grid = positions.reshape(before, before, -1)
+    return jax.image.resize(grid, (after, after, grid.shape[2]), "bicubic").reshape(number, -1)
