@@ -6,7 +6,7 @@ projected feature that METHOD chooses in advance, and the backbone's [CLS] state
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -18,6 +18,9 @@ from oner_jax.evals.geometry import Views
 from oner_jax.evals.ranking import unit_vectors
 
 BATCH_SIZE = 256
+
+PRIMARY = "projected"  # of the online weights: chosen in advance (METHOD section 2)
+SPACES = (PRIMARY, "backbone")
 
 RowsDone = Callable[[int, int], None]  # (rows done, rows in all)
 
@@ -31,6 +34,17 @@ class Outputs(Protocol):
 
     @property
     def backbone(self) -> Float32[np.ndarray, "n width"]: ...
+
+
+@runtime_checkable
+class PatchOutputs(Protocol):
+    """What an embedder returns for the patches of n images, row by row."""
+
+    @property
+    def projected(self) -> Float32[np.ndarray, "n patches features"]: ...
+
+    @property
+    def backbone(self) -> Float32[np.ndarray, "n patches width"]: ...
 
 
 @runtime_checkable
@@ -48,16 +62,24 @@ class EmbedsViews(Protocol):
         text: Int32[np.ndarray, "n tokens"] | None = None,
     ) -> Outputs: ...
 
+    def patches(self, images: UInt8[np.ndarray, "n size size 3"]) -> PatchOutputs: ...
+
 
 @runtime_checkable
 class Examples(Protocol):
     """`data.pipeline.EvaluationSet`, as far as evaluation needs it."""
 
     @property
+    def image_size(self) -> int: ...
+
+    @property
     def captions(self) -> Sequence[Sequence[str]]: ...
 
     @property
     def labels(self) -> Sequence[str]: ...
+
+    @property
+    def metadata(self) -> Sequence[Mapping[str, str]]: ...
 
     def image_batches(self, batch_size: int) -> Iterator[UInt8[np.ndarray, "b size size 3"]]: ...
 
@@ -118,9 +140,9 @@ def encode(
     examples: Examples,
     corpus: Corpus,
     embedder: EmbedsViews,
+    *,
     tokenize: Callable[[Sequence[str]], Int32[np.ndarray, "n tokens"]],
     templates: Sequence[str],
-    *,
     joint: bool,
     progress: RowsDone = lambda done, total: None,
 ) -> dict[str, Space]:
@@ -152,7 +174,7 @@ def encode(
 
     number_of_captions = len(corpus.gallery.texts)
     spaces = {}
-    for space in ("projected", "backbone"):
+    for space in SPACES:
         every_text = _collect(text_rows, "text", space)
         every_prompt = every_text[number_of_captions:]
         views = {view: _collect(picture_rows, view, space) for view in picture_rows[0]}
@@ -167,10 +189,16 @@ def encode(
 def _collect(
     batches: Sequence[dict[str, Outputs]], view: str, space: str
 ) -> Float[np.ndarray, "rows width"]:
-    vectors = np.concatenate([getattr(outputs[view], space) for outputs in batches])
+    return unit_rows(np.concatenate([getattr(outputs[view], space) for outputs in batches]), view)
+
+
+def unit_rows(
+    vectors: Float[np.ndarray, "*rows width"], what: str
+) -> Float[np.ndarray, "*rows width"]:
+    """What a model gave, each row at unit length. Raises InputError if it is not finite."""
     if not np.isfinite(vectors).all():
         raise InputError(
-            f"the model gives {view} vectors that are not finite; evaluate an earlier checkpoint "
+            f"the model gives {what} vectors that are not finite; evaluate an earlier checkpoint "
             "with --step=N"
         )
     return unit_vectors(vectors)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -47,6 +48,21 @@ class Measurement:
             key: math.nan if value is None else value for key, value in stored.items()
         }
         return cls(**known)
+
+
+def measured(results: Mapping[str, Mapping[str, Measurement]]) -> dict[str, Any]:
+    """Measurements by space and name, as the content of a cell."""
+    return {
+        "measurements": {
+            space: {name: measurement.to_json() for name, measurement in own.items()}
+            for space, own in results.items()
+        }
+    }
+
+
+def absent(reason: str) -> dict[str, Any]:
+    """The content of a cell that has nothing to measure."""
+    return {"absent": reason, "measurements": {}}
 
 
 def format_value(number: float, fraction: bool) -> str:

@@ -11,17 +11,19 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
-from oner_jax.evals.features import Corpus, EmbedsViews, Examples, RowsDone, Space, encode
-from oner_jax.evals.measurement import Measurement
-from oner_jax.evals.tasks import TASKS
-from oner_jax.evals.templates import template_set
+from oner_jax.evals.features import EmbedsViews, Examples, RowsDone
+from oner_jax.evals.material import Material
+from oner_jax.evals.measurement import Measurement, absent
+from oner_jax.evals.scenes import BoxedPictures
+from oner_jax.evals.tasks import TASKS, Task
+from oner_jax.evals.templates import prompt_template, template_set
 
 CELL_FORMAT = 3  # raise it when a task measures something else than before
 
@@ -45,11 +47,20 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A dataset by its name in tables; `content_hash` tells whether its records changed."""
+    """A dataset by its name in tables; `content_hash` tells whether it changed.
+
+    It has examples, or else pictures with boxes, on which only some tasks can be done.
+    """
 
     name: str
     content_hash: str
-    load: Callable[[], Examples]
+    load: Callable[[], Examples] | None = None
+    load_boxed: Callable[[], BoxedPictures] | None = None
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of the tasks that are done on it."""
+        return [name for name, task in TASKS.items() if self.load is not None or task.boxes]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +87,7 @@ def evaluate_subject(
 ) -> dict[str, dict[str, Cell]]:
     """Every cell of one set of weights, by dataset and task; makes those that are missing.
 
-    `announce` is called with what is about to be encoded and returns the progress callback for it.
+    `announce` is called with what is about to be encoded, and returns the progress callback for it.
     """
     return {
         dataset.name: _evaluate_dataset(subject, dataset, templates, force, announce)
@@ -92,58 +103,47 @@ def _evaluate_dataset(
     announce: Callable[[str], RowsDone],
 ) -> dict[str, Cell]:
     fingerprint = _fingerprint(subject, dataset, templates)
-    paths = {task: subject.directory / dataset.name / f"{task}.json" for task in TASKS}
+    paths = {task: subject.directory / dataset.name / f"{task}.json" for task in dataset.tasks}
     stored = {} if force else {task: _read(path, fingerprint) for task, path in paths.items()}
-    missing = [task for task in TASKS if stored.get(task) is None]
+    missing = [task for task in dataset.tasks if stored.get(task) is None]
     if missing:
-        examples = dataset.load()
-        corpus = Corpus.of(examples)
-        spaces = _encode(subject, dataset, examples, corpus, templates, announce)
+        material = _material(subject, dataset, templates, announce)
+        pictures, captions = material.size
         for task in missing:
             content = {
                 "fingerprint": fingerprint,
                 "dataset": dataset.name,
                 "weights": subject.label,
                 "task": task,
-                "pictures": len(corpus.main_captions),
-                "captions": len(corpus.gallery.texts),
-                **TASKS[task](corpus, spaces),
+                "pictures": pictures,
+                "captions": captions,
+                **_measure(TASKS[task], material),
             }
-            write_whole(paths[task], json.dumps(content).encode() + b"\n")
-            stored[task] = content
-    return {task: Cell(task, dataset.name, stored[task] or {}) for task in TASKS}
+            text = json.dumps(content)
+            write_whole(paths[task], text.encode() + b"\n")
+            stored[task] = json.loads(text)  # the same whether made now or read
+    return {task: Cell(task, dataset.name, stored[task] or {}) for task in dataset.tasks}
 
 
-def _encode(
-    subject: Subject,
-    dataset: Dataset,
-    examples: Examples,
-    corpus: Corpus,
-    templates: str,
-    announce: Callable[[str], RowsDone],
-) -> Mapping[str, Space]:
-    prompts = template_set(templates)
-    spaces = encode(
-        examples,
-        corpus,
-        subject.load(),
-        subject.tokenize,
-        prompts,
-        joint=True,
-        progress=announce(f"{dataset.name}: encoding with {subject.label}"),
+def _material(
+    subject: Subject, dataset: Dataset, templates: str, announce: Callable[[str], RowsDone]
+) -> Material:
+    return Material(
+        load_examples=dataset.load,
+        load_boxed=dataset.load_boxed,
+        load_model=subject.load,
+        load_momentum=subject.load_momentum,
+        tokenize=subject.tokenize,
+        templates=templates,
+        announce=lambda what: announce(f"{dataset.name}: {what} with {subject.label}"),
     )
-    if subject.load_momentum is not None:
-        twin = encode(
-            examples,
-            corpus,
-            subject.load_momentum(),
-            subject.tokenize,
-            prompts,
-            joint=False,
-            progress=announce(f"{dataset.name}: encoding with {subject.label}, momentum weights"),
-        )
-        spaces["momentum"] = twin["projected"]
-    return spaces
+
+
+def _measure(task: Task, material: Material) -> dict[str, Any]:
+    lacking = task.needs - material.model.views
+    if lacking:
+        return absent(f"this architecture has no view {', '.join(sorted(lacking))}")
+    return task.measure(material)
 
 
 def _fingerprint(subject: Subject, dataset: Dataset, templates: str) -> str:
@@ -152,6 +152,7 @@ def _fingerprint(subject: Subject, dataset: Dataset, templates: str) -> str:
         subject.identity,
         dataset.content_hash,
         template_set(templates),
+        prompt_template(templates),
     ]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
 

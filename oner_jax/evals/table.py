@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
+from oner_jax.evals.features import PRIMARY
 from oner_jax.evals.measurement import Measurement, format_ratio, format_value
 from oner_jax.evals.suite import Cell
-from oner_jax.evals.tasks import PRIMARY
+from oner_jax.evals.tasks import TASKS
 
 Cells = Mapping[str, Mapping[str, Cell]]  # by dataset and task
 Columns = Mapping[str, Cells]  # by label, the run itself first
 
 BESIDE = ("backbone", "momentum")  # other features of the same run
-MEASURED_TASKS = ("retrieval", "zeroshot", "geometry")
 
 
 def metric_rows(columns: Columns) -> list[tuple[str, dict[str, Measurement]]]:
@@ -22,7 +22,7 @@ def metric_rows(columns: Columns) -> list[tuple[str, dict[str, Measurement]]]:
     run = next(iter(columns.values()))
     rows = []
     for dataset, cells in run.items():
-        for task in MEASURED_TASKS:
+        for task in (task for task in TASKS if task in cells):
             sources = {
                 label: _find(other, dataset, task, PRIMARY) for label, other in columns.items()
             }
@@ -38,11 +38,16 @@ def _find(cells: Cells, dataset: str, task: str, space: str) -> dict[str, Measur
     return cell.measurements(space) if cell else {}
 
 
+def _is_printed(metric: str) -> bool:
+    task, _, name = metric.split("/")
+    return TASKS[task].printed(name)
+
+
 def text_table(columns: Columns) -> str:
     """The table that evaluate.py prints: chance, the run, its ratio to chance, then the others."""
     own, *others = columns
     others += [space for space in BESIDE if space not in others]
-    rows = metric_rows(columns)
+    rows = [row for row in metric_rows(columns) if _is_printed(row[0])]
     header = ["metric", "chance", own, "× chance", *others]
     lines: list[Sequence[str]] = [header]
     dataset = None

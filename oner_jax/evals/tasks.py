@@ -1,20 +1,20 @@
-"""The tasks of an evaluation: each turns the features of a dataset into the content of one cell."""
+"""The tasks of an evaluation: each turns a dataset under a model into the content of one cell."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
 
-from oner_jax.evals.features import Corpus, Space
+from oner_jax.evals.features import PRIMARY, SPACES
 from oner_jax.evals.geometry import geometry, similarity_histogram, tsne_coordinates
-from oner_jax.evals.measurement import Measurement
+from oner_jax.evals.material import Material
+from oner_jax.evals.measurement import absent, measured
 from oner_jax.evals.ranking import nearest
 from oner_jax.evals.retrieval import retrieval
 from oner_jax.evals.zeroshot import zeroshot
 
-PRIMARY = "projected"  # of the online weights: chosen in advance (METHOD section 2)
-GEOMETRY_SPACES = (PRIMARY, "backbone")
 CAPTION_QUERIES = 5
 PICTURE_QUERIES = 6
 MAXIMUM_ASKED = 2000  # captions among which the most certain are looked for
@@ -23,64 +23,58 @@ EXAMPLE_ANSWERS = 5
 Content = dict[str, Any]
 
 
-def _measured(results: Mapping[str, Mapping[str, Measurement]]) -> Content:
-    return {
-        "measurements": {
-            space: {name: measurement.to_json() for name, measurement in measured.items()}
-            for space, measured in results.items()
-        }
-    }
-
-
-def retrieval_task(corpus: Corpus, spaces: Mapping[str, Space]) -> Content:
+def retrieval_task(material: Material) -> Content:
     """R@K both ways in every space."""
-    return _measured(
+    matches = material.corpus.gallery.matches
+    return measured(
         {
-            name: retrieval(space.image, space.text, corpus.gallery.matches)
-            for name, space in spaces.items()
+            name: retrieval(space.image, space.text, matches)
+            for name, space in material.spaces.items()
         }
     )
 
 
-def zeroshot_task(corpus: Corpus, spaces: Mapping[str, Space]) -> Content:
+def zeroshot_task(material: Material) -> Content:
     """Zero-shot accuracy in every space; nothing where fewer than two classes are labelled."""
+    corpus = material.corpus
     if len(corpus.class_names) < 2:
-        return _measured({})
+        return absent("fewer than two labels")
     return {
-        **_measured(
+        **measured(
             {
                 name: zeroshot(space.image, space.prompts, corpus.classes)
-                for name, space in spaces.items()
+                for name, space in material.spaces.items()
             }
         ),
         "classes": len(corpus.class_names),
     }
 
 
-def geometry_task(corpus: Corpus, spaces: Mapping[str, Space]) -> Content:
+def geometry_task(material: Material) -> Content:
     """The instruments of the modality gap, of the online weights, and histograms of cosines."""
-    views = {name: spaces[name].views(corpus) for name in GEOMETRY_SPACES}
+    views = {name: material.spaces[name].views(material.corpus) for name in SPACES}
     primary = views[PRIMARY]
     return {
-        **_measured({name: geometry(own) for name, own in views.items()}),
+        **measured({name: geometry(own) for name, own in views.items()}),
         "cosines": similarity_histogram(primary.image, primary.text, primary.caption),
     }
 
 
-def map_task(corpus: Corpus, spaces: Mapping[str, Space]) -> Content:
+def map_task(material: Material) -> Content:
     """t-SNE coordinates of the views that the model has, in the primary space."""
-    flat = tsne_coordinates(spaces[PRIMARY].views(corpus))
+    flat = tsne_coordinates(material.spaces[PRIMARY].views(material.corpus))
     return {"points": {view: np.round(points, 3).tolist() for view, points in flat.items()}}
 
 
-def examples_task(corpus: Corpus, spaces: Mapping[str, Space]) -> Content:
+def examples_task(material: Material) -> Content:
     """What a few queries find in the primary space.
 
     Most queries are drawn by a fixed seed from the dataset alone, so they are the same for every
     model and cannot be picked to please. `certain` are the captions that this model is most certain
     about, right or wrong.
     """
-    space, gallery = spaces[PRIMARY], corpus.gallery
+    space, corpus = material.spaces[PRIMARY], material.corpus
+    gallery = corpus.gallery
     carriers = gallery.matches.transposed(len(gallery.texts))
     mains = np.unique(gallery.main)
     random = np.random.default_rng(0)
@@ -162,10 +156,25 @@ def _answers(
     ]
 
 
-TASKS: dict[str, Callable[[Corpus, Mapping[str, Space]], Content]] = {
-    "retrieval": retrieval_task,
-    "zeroshot": zeroshot_task,
-    "geometry": geometry_task,
-    "map": map_task,
-    "examples": examples_task,
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One evaluation.
+
+    `measure` gives the content of a cell; `needs` are views without which there is nothing to
+    measure; `boxes` says that it works on pictures with boxes alone; `printed` picks what the
+    printed table has of it (the report has everything).
+    """
+
+    measure: Callable[[Material], Content]
+    needs: frozenset[str] = frozenset({"I", "T"})
+    boxes: bool = False
+    printed: Callable[[str], bool] = lambda name: True
+
+
+TASKS: dict[str, Task] = {
+    "retrieval": Task(retrieval_task),
+    "zeroshot": Task(zeroshot_task),
+    "geometry": Task(geometry_task),
+    "map": Task(map_task),
+    "examples": Task(examples_task),
 }

@@ -20,6 +20,16 @@ TEMPLATE_SETS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# What stands beside a picture to guide it to a thing in it: METHOD's wording, or, where captions
+# are bare names, the name.
+PROMPTS = {"names": "{}", "imagenet_slip": "look at {}"}
+
+
+def prompt_template(name: str) -> str:
+    """The prompt that goes with a template set."""
+    template_set(name)
+    return PROMPTS[name]
+
 
 def template_set(name: str) -> tuple[str, ...]:
     """The templates of that name; raises `InputError` with the names there are."""

@@ -40,12 +40,20 @@ class ColourEmbedder:
         unit = colour / np.linalg.norm(colour, axis=1, keepdims=True)
         return ColourEmbeddings(unit.astype(np.float32), colour.astype(np.float32) + 5)
 
+    def patches(self, images: np.ndarray) -> ColourEmbeddings:
+        """Every pixel is a patch, and its state is its colour."""
+        colour = images.reshape(len(images), -1, 3) - 128.0
+        random = np.random.default_rng(len(images))
+        colour = (colour + self.noise * random.normal(size=colour.shape)).astype(np.float32)
+        return ColourEmbeddings(colour, colour)
+
 
 @dataclasses.dataclass
 class ColourPictures:
     """`number` pictures; the last one repeats the first one's caption, and one has no label."""
 
     number: int = 30
+    image_size: int = 8
 
     def __post_init__(self) -> None:
         self.colours = np.random.default_rng(0).integers(0, 256, (self.number, 3))
@@ -53,15 +61,19 @@ class ColourPictures:
         names = ["tone " + " ".join(map(str, colour)) for colour in self.colours]
         self.captions = [[name, f"{name} picture"] for name in names]
         self.labels = ["", *names[1:]]
+        self.metadata: list[dict[str, str]] = [{} for _ in names]
 
     def image_batches(self, batch_size: int) -> Iterator[np.ndarray]:
         for first in range(0, self.number, batch_size):
             colours = self.colours[first : first + batch_size].astype(np.uint8)
-            yield np.broadcast_to(colours[:, None, None], (len(colours), 4, 4, 3))
+            size = self.image_size
+            yield np.broadcast_to(colours[:, None, None], (len(colours), size, size, 3))
 
 
 def read_colours(texts: Sequence[str]) -> np.ndarray:
-    return np.array([re.findall(r"\d+", text) for text in texts]).astype(np.int32)
+    """The colour that each text names; black where it names none."""
+    found = [re.findall(r"\d+", text) or ["0", "0", "0"] for text in texts]
+    return np.array(found).astype(np.int32)
 
 
 @dataclasses.dataclass

@@ -13,7 +13,7 @@ from oner_jax.evals.measurement import Measurement, format_ratio, format_value
 from oner_jax.evals.ranking import unit_vectors
 from oner_jax.evals.suite import evaluate_subject
 from oner_jax.evals.table import metric_rows, text_table
-from oner_jax.evals.tasks import TASKS, most_certain
+from oner_jax.evals.tasks import TASKS, Task, most_certain
 
 
 def evaluate(world: Any, **options: Any) -> Any:
@@ -77,10 +77,10 @@ def test_a_cell_is_made_again_when_what_it_was_made_from_changed(colour_world, c
 
 
 def test_a_failure_leaves_finished_cells_and_no_half_ones(colour_world, monkeypatch):
-    def fail(corpus: Any, spaces: Any) -> Any:
+    def fail(material: Any) -> Any:
         raise RuntimeError("killed")
 
-    monkeypatch.setitem(TASKS, "geometry", fail)
+    monkeypatch.setitem(TASKS, "geometry", Task(fail))
     with pytest.raises(RuntimeError, match="killed"):
         evaluate(colour_world)
     folder = colour_world.workdir / "eval/step-7/val"
@@ -104,8 +104,8 @@ def test_progress_reaches_its_end(colour_world):
         colour_world.pictures,
         corpus,
         embedder,
-        subject.tokenize,
-        ["{}"],
+        tokenize=subject.tokenize,
+        templates=["{}"],
         joint=False,
         progress=lambda done, total: seen.append((done, total)),
     )
@@ -117,6 +117,7 @@ def test_a_dataset_without_labels_has_no_zeroshot_numbers(colour_world):
     colour_world.pictures.labels = [""] * colour_world.pictures.number
     cells, _ = evaluate(colour_world)
     assert cells["val"]["zeroshot"].measurements("projected") == {}
+    assert cells["val"]["zeroshot"].content["absent"] == "fewer than two labels"
     assert "zeroshot" not in text_table({"step 7": cells})
 
 
