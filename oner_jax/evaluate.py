@@ -3,11 +3,11 @@
 Prints one table of every task on every evaluation dataset, with chance and the untrained model
 beside it, and writes `DIR/report/index.html`. Results are kept in `DIR/eval/`; what is finished is
 not computed again. `--compare=DIR2,DIR3` adds the last checkpoints of other runs as columns.
+`--boxes=FILE.jsonl` measures localisation on pictures with boxes (see `oner_jax.data.boxes`).
 """
 
 import functools
 import hashlib
-import io
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +18,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from oner_jax import configuration
+from oner_jax.data.boxes import content_hash, read_boxes
+from oner_jax.data.image_files import on_white, open_image
 from oner_jax.data.progress import Progress
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError, run_program
@@ -43,6 +45,7 @@ DATASETS = flags.DEFINE_list(
     "datasets", [], "Names from config.data.evaluation, or splits; default: all of the config's."
 )
 COMPARE = flags.DEFINE_list("compare", [], "Folders of other runs, shown as further columns.")
+BOXES = flags.DEFINE_list("boxes", [], "JSONL files of pictures, phrases and boxes.")
 TEMPLATES = flags.DEFINE_string("templates", "names", "Prompt templates of zero-shot tasks.")
 FORCE = flags.DEFINE_bool("force", False, "Compute finished results again.")
 
@@ -53,6 +56,7 @@ def evaluate(
     step: str = "last",
     datasets: Sequence[str] = (),
     compare: Sequence[Path] = (),
+    boxes: Sequence[Path] = (),
     templates: str = "names",
     force: bool = False,
     command: str = "python -m oner_jax.evaluate",
@@ -60,11 +64,12 @@ def evaluate(
     """Results by column (the run, untrained, the compared runs) and the path of the report.
 
     Raises InputError for a folder without a finished checkpoint, an unknown dataset or template
-    set, and a model whose features are not finite.
+    set, a file of boxes that is not right, and a model whose features are not finite.
     """
     template_set(templates)
     config = read_config(workdir)
     names = _choose_datasets(config, datasets)
+    box_files = _box_files(boxes, names)
     number = _checkpoint_step(workdir, step)
     subjects = [
         _subject(workdir, number, f"step {number}"),
@@ -78,7 +83,7 @@ def evaluate(
     columns = {
         subject.label: evaluate_subject(
             subject,
-            _datasets(names, image_size),
+            _datasets(names, image_size) + _boxed_datasets(box_files, image_size),
             templates=templates,
             force=force,
             announce=_announce,
@@ -90,7 +95,7 @@ def evaluate(
         step=number,
         columns=columns,
         history=History.read(workdir, number),
-        pictures=lambda dataset, indices: read_pictures(names[dataset], indices),
+        pictures=functools.partial(_pictures, names, box_files),
         descriptions={
             name: wording.DATASETS[split]
             for name, split in names.items()
@@ -166,6 +171,35 @@ def _datasets(names: Mapping[str, str], image_size: int) -> list[Dataset]:
     ]
 
 
+def _box_files(files: Sequence[Path], taken: Mapping[str, str]) -> dict[str, Path]:
+    """Name in tables -> file."""
+    named = {re.sub(r"[^A-Za-z0-9.-]+", "_", file.stem): file for file in files}
+    if len(named) < len(files) or named.keys() & taken.keys():
+        raise InputError("--boxes: two datasets would have the same name; rename a file")
+    return named
+
+
+def _boxed_datasets(files: Mapping[str, Path], image_size: int) -> list[Dataset]:
+    return [
+        Dataset(
+            name=name,
+            content_hash=content_hash(file),
+            load_boxed=functools.partial(read_boxes, file, image_size),
+        )
+        for name, file in files.items()
+    ]
+
+
+def _pictures(
+    names: Mapping[str, str], files: Mapping[str, Path], dataset: str, indices: Sequence[int]
+) -> "dict[int, Image]":
+    """Pictures of a dataset as they are stored, by their index in it."""
+    if dataset in names:
+        return read_pictures(names[dataset], indices)
+    boxed = read_boxes(files[dataset], image_size=1)
+    return {index: boxed.picture(index) for index in indices}
+
+
 def _short_names(folders: Sequence[Path]) -> list[str]:
     """The last part of each path; the whole path where that is not unique."""
     last = [folder.name for folder in folders]
@@ -177,16 +211,13 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 
 def read_pictures(split: str, indices: Sequence[int]) -> dict[int, "Image"]:
     """Pictures of a split as they are stored, transparency on white."""
-    from PIL import Image
-
     from oner_jax.data.records import Record, open_split
 
-    pictures = {}
-    for index, serialised in zip(indices, open_split(split).read(indices), strict=True):
-        stored = Image.open(io.BytesIO(Record.parse(serialised).image)).convert("RGBA")
-        white = Image.new("RGBA", stored.size, "white")
-        pictures[index] = Image.alpha_composite(white, stored).convert("RGB")
-    return pictures
+    serialised = open_split(split).read(indices)
+    return {
+        index: on_white(open_image(Record.parse(record).image))
+        for index, record in zip(indices, serialised, strict=True)
+    }
 
 
 def _announce(text: str) -> RowsDone:
@@ -219,6 +250,7 @@ def main(_: Sequence[str]) -> None:
             step=STEP.value,
             datasets=DATASETS.value,
             compare=[Path(folder) for folder in COMPARE.value],
+            boxes=[Path(file) for file in BOXES.value],
             templates=TEMPLATES.value,
             force=FORCE.value,
             command=" ".join(["python -m oner_jax.evaluate", *sys.argv[1:]]),

@@ -47,6 +47,20 @@ class StoredImage:
 
 def stored_image(file: bytes, options: ImageOptions) -> StoredImage:
     """The file's picture as a record holds it. ValueError, saying why, if it cannot be decoded."""
+    image = open_image(file)
+    as_it_is = (
+        _training_reads(image, file)
+        and image.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) == _UPRIGHT
+        and max(image.size) <= options.maximum_side
+        and not options.pad_to_square
+    )
+    if as_it_is:
+        return StoredImage(file, image.height, image.width)
+    return _reencoded(image, options)
+
+
+def open_image(file: bytes) -> Image.Image:
+    """The decoded file. ValueError, saying why, if it cannot be decoded."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images and of oddities that it survives; ours is the limit.
@@ -61,15 +75,22 @@ def stored_image(file: bytes, options: ImageOptions) -> StoredImage:
         raise ValueError(f"more than {MAXIMUM_PIXELS:,} pixels") from error
     except (OSError, SyntaxError, EOFError) as error:
         raise ValueError(str(error).replace("\n", " ")) from error
-    as_it_is = (
-        _training_reads(image, file)
-        and image.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) == _UPRIGHT
-        and max(image.size) <= options.maximum_side
-        and not options.pad_to_square
-    )
-    if as_it_is:
-        return StoredImage(file, image.height, image.width)
-    return _reencoded(image, options)
+    return image
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """The picture upright and in RGB, transparency on a white ground as in training."""
+    coloured = _upright(image).convert("RGBA")
+    ground = Image.new("RGBA", coloured.size, "white")
+    return Image.alpha_composite(ground, coloured).convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As the file's EXIF orientation says, with at most eight bits a channel."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+        upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+    return upright
 
 
 def _training_reads(image: Image.Image, file: bytes) -> bool:
@@ -88,9 +109,7 @@ def _reencoded(image: Image.Image, options: ImageOptions) -> StoredImage:
     """Upright, shrunk, padded and encoded."""
     # MPO is what some cameras write: a JPEG with further pictures behind it.
     as_jpeg = image.format in ("JPEG", "MPO") and not options.pad_to_square
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-        upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+    upright = _upright(image)
     transparent = upright.has_transparency_data or options.pad_to_square
     pixels = upright.convert("RGBA" if transparent else "RGB")
     # Pillow weighs colours by their opacity here, so hidden colours do not bleed into edges.

@@ -12,19 +12,37 @@ if TYPE_CHECKING:
 
 def caption_queries(queries: Sequence[Mapping[str, Any]], pictures: Mapping[int, "Image"]) -> str:
     """Rows of a caption and the pictures nearest to it, best first."""
-    rows = []
-    for query in queries:
-        found = "".join(
-            f'<figure class="{"hit" if answer["hit"] else "miss"}">'
-            + page.thumbnail(pictures[answer["index"]], answer["caption"])
-            + f"<figcaption>{escape(answer['caption'])}</figcaption></figure>"
-            for answer in query["answers"]
-        )
-        rows.append(
-            f'<div class="query"><div class="asked">“{escape(query["caption"])}”</div>'
-            f'<div class="found">{found}</div></div>'
-        )
+    rows = [
+        f'<div class="query"><div class="asked">“{escape(query["caption"])}”</div>'
+        f"{_found(query['answers'], pictures)}</div>"
+        for query in queries
+    ]
     return '<div class="card">' + "\n".join(rows) + "</div>"
+
+
+def composed_queries(
+    queries: Sequence[Mapping[str, Any]], kind: str, pictures: Mapping[int, "Image"]
+) -> str:
+    """Rows of a picture with a phrase and what that `kind` of query finds, best first."""
+    rows = [
+        '<div class="query"><div class="asked both">'
+        f"{page.thumbnail(pictures[query['index']], query['caption'])}"
+        f"<span>+ “{escape(query['phrase'])}”"
+        f"<small>sought: {escape(' / '.join(query['right']))}</small></span></div>"
+        f"{_found(query['found'][kind], pictures)}</div>"
+        for query in queries
+    ]
+    return '<div class="card">' + "\n".join(rows) + "</div>"
+
+
+def _found(answers: Sequence[Mapping[str, Any]], pictures: Mapping[int, "Image"]) -> str:
+    figures = "".join(
+        f'<figure class="{"hit" if answer["hit"] else "miss"}">'
+        + page.thumbnail(pictures[answer["index"]], answer["caption"])
+        + f"<figcaption>{escape(answer['caption'])}</figcaption></figure>"
+        for answer in answers
+    )
+    return f'<div class="found">{figures}</div>'
 
 
 def picture_queries(queries: Sequence[Mapping[str, Any]], pictures: Mapping[int, "Image"]) -> str:

@@ -44,10 +44,10 @@ def figure(renderings: Mapping[str, bytes], description: str) -> str:
     )
 
 
-def thumbnail(picture: "Image", description: str) -> str:
-    """A small picture of the dataset, on white as the model sees it."""
+def thumbnail(picture: "Image", description: str, pixels: int = THUMBNAIL_PIXELS) -> str:
+    """A small picture of the dataset, on white as the model sees it; `pixels` a side at most."""
     small = picture.copy()
-    small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    small.thumbnail((pixels, pixels))
     buffer = io.BytesIO()
     small.save(buffer, format="webp", quality=82)
     source = data_uri(buffer.getvalue(), "webp")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from oner_jax.evals import figures, gallery, page, sections, wording
 from oner_jax.evals.history import History
+from oner_jax.evals.properties import properties
 from oner_jax.evals.suite import write_whole
 from oner_jax.evals.table import Columns
 
@@ -44,6 +45,7 @@ class Report:
             self._examples(),
             sections.results(self.columns, self.descriptions),
             self._space(),
+            properties(self.columns, self.pictures, self._figure),
             self._curves(),
             sections.guide(),
             sections.footer(self.history, self.command),
@@ -65,6 +67,8 @@ class Report:
     def _examples(self) -> str:
         parts = [f'<h2 id="examples">{sections.LINKS["examples"]}</h2><p>{wording.EXAMPLES}</p>']
         for dataset, cells in next(iter(self.columns.values())).items():
+            if "examples" not in cells:
+                continue
             found = cells["examples"].content
             by_image = found["image_to_text"]
             asked = {kind: found[kind] for kind in ("certain", "text_to_image")}
@@ -89,7 +93,9 @@ class Report:
     def _space(self) -> str:
         parts = [f'<h2 id="space">{sections.LINKS["space"]}</h2><p>{wording.SPACE}</p>']
         own_label = next(iter(self.columns))
-        for dataset in self.columns[own_label]:
+        for dataset, own_cells in self.columns[own_label].items():
+            if "map" not in own_cells:
+                continue
             maps, histograms = [], []
             cosines = {
                 label: cells[dataset]["geometry"].content["cosines"]

@@ -1,14 +1,14 @@
 """The sections of the report that are words and numbers: functions from results to HTML."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
 from oner_jax.evals import page, wording
+from oner_jax.evals.features import PRIMARY
 from oner_jax.evals.history import History
 from oner_jax.evals.measurement import Measurement, format_ratio, format_value
 from oner_jax.evals.table import BESIDE, Columns, metric_rows
-from oner_jax.evals.tasks import PRIMARY
 
 HEADLINES = (("retrieval", "text_R@1"), ("retrieval", "image_R@1"), ("zeroshot", "top1"))
 OWN = "this model"
@@ -17,6 +17,7 @@ LINKS = {
     "examples": "See for yourself",
     "results": "All numbers",
     "space": "One space?",
+    "properties": "Pictures and words together",
     "training": "Training",
     "guide": "How to read this",
 }
@@ -35,7 +36,7 @@ def header(step: int) -> str:
 
 def describe(columns: Columns, dataset: str, descriptions: Mapping[str, str]) -> str:
     """What a dataset is and how large, for the line beside its name."""
-    content = next(iter(columns.values()))[dataset]["retrieval"].content
+    content = next(iter(next(iter(columns.values()))[dataset].values())).content
     size = f"{content['pictures']:,} pictures, {content['captions']:,} distinct captions"
     known = descriptions.get(dataset)
     return escape(f"{known} · {size}" if known else size)
@@ -48,7 +49,7 @@ def headlines(columns: Columns, descriptions: Mapping[str, str]) -> str:
         cards = [
             _headline_card(columns, dataset, task, name)
             for task, name in HEADLINES
-            if name in cells[task].measurements(PRIMARY)
+            if task in cells and name in cells[task].measurements(PRIMARY)
         ]
         title = (
             f"<h3>{escape(dataset)}<small>{describe(columns, dataset, descriptions)}</small></h3>"
@@ -149,32 +150,44 @@ def results(columns: Columns, descriptions: Mapping[str, str]) -> str:
         f'<h2 id="results">{LINKS["results"]}</h2><p>Every number stands beside what blind '
         "guessing would score on the same data; ± is half of a 95 % interval.</p>"
     ]
-    own_label = next(iter(columns))
-    others = [*list(columns)[1:], *BESIDE]
-    rows = metric_rows(columns)
-    for dataset in next(iter(columns.values())):
-        shown = []
-        for metric, measured in rows:
-            task, of, name = metric.split("/")
-            if of != dataset or task == "geometry":
-                continue
-            own = measured[own_label]
-            low, high = own.interval
-            shown.append(
-                [
-                    _named(wording.BY_TASK[task][name]),
-                    format_value(own.chance, own.fraction),
-                    f"{format_value(own.value, own.fraction)}"
-                    f"<small>± {50 * (high - low):.1f}</small>",
-                    format_ratio(own.ratio),
-                    *_values(measured, others),
-                ]
+    for dataset, cells in next(iter(columns.values())).items():
+        if "retrieval" in cells:
+            parts.append(
+                f"<h3>{escape(dataset)}<small>{describe(columns, dataset, descriptions)}</small>"
+                f"</h3>{measured_table(columns, dataset, ['retrieval', 'zeroshot'])}"
             )
-        parts.append(
-            f"<h3>{escape(dataset)}<small>{describe(columns, dataset, descriptions)}</small></h3>"
-            + page.table(["", "chance", OWN, "× chance", *others], shown, own=2)
-        )
     return "\n".join(parts)
+
+
+def measured_table(columns: Columns, dataset: str, tasks: Collection[str]) -> str:
+    """Every number of some tasks on a dataset beside chance and the other columns."""
+    own_label = next(iter(columns))
+    rows = []
+    for metric, measured in metric_rows(columns):
+        task, of, name = metric.split("/")
+        if of == dataset and task in tasks:
+            rows.append((wording.BY_TASK[task][name], measured))
+    others = [
+        label
+        for label in (*list(columns)[1:], *BESIDE)
+        if any(label in measured for _, measured in rows)
+    ]
+    shown = []
+    for words, measured in rows:
+        own = measured[own_label]
+        low, high = own.interval
+        interval = "" if math.isnan(low) else f"<small>± {50 * (high - low):.1f}</small>"
+        shown.append(
+            [
+                _named(words),
+                format_value(own.chance, own.fraction),
+                f"{format_value(own.value, own.fraction)}{interval}",
+                format_ratio(own.ratio),
+                *_values(measured, others),
+            ]
+        )
+    header = ["", "chance", OWN, "× chance", *others]
+    return page.table(header, shown, own=2, kind="explained")
 
 
 def geometry_table(columns: Columns, dataset: str) -> str:

@@ -9,9 +9,12 @@ from jaxtyping import Float, Int64
 
 from oner_jax.evals.features import PRIMARY, SPACES
 from oner_jax.evals.geometry import geometry, similarity_histogram, tsne_coordinates
+from oner_jax.evals.localisation import localisation_task
 from oner_jax.evals.material import Material
 from oner_jax.evals.measurement import absent, measured
+from oner_jax.evals.multimodal import multimodal_task
 from oner_jax.evals.ranking import nearest
+from oner_jax.evals.reasoning import reasoning_task
 from oner_jax.evals.retrieval import retrieval
 from oner_jax.evals.zeroshot import zeroshot
 
@@ -177,4 +180,7 @@ TASKS: dict[str, Task] = {
     "geometry": Task(geometry_task),
     "map": Task(map_task),
     "examples": Task(examples_task),
+    "localisation": Task(localisation_task, boxes=True),
+    "reasoning": Task(reasoning_task, needs=frozenset({"I", "T", "IT"})),
+    "multimodal": Task(multimodal_task, printed=lambda name: name.endswith("R@10")),
 }

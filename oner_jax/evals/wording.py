@@ -105,7 +105,121 @@ GEOMETRY = {
     ),
 }
 
-BY_TASK = {"retrieval": RETRIEVAL, "zeroshot": ZEROSHOT, "geometry": GEOMETRY}
+LOCALISATION = {
+    "pointing": Wording(
+        "pointing game",
+        "The hottest point of the phrase's map lies in the box of the thing it names.",
+        "a random point",
+    ),
+    "pointing_other_phrase": Wording(
+        "… asked for something else",
+        "The same boxes, but the map of a phrase that names nothing in the picture: what is left "
+        "comes from things standing out.",
+        "a random point",
+    ),
+    "pointing_centre": Wording(
+        "… always the middle", "No model: the middle of the picture.", "a random point"
+    ),
+    "box": Wording(
+        "box found",
+        "The box around the hot region overlaps the right one by half or more (IoU; MaxBoxAcc), on "
+        "the half of the pictures that did not choose the threshold.",
+        "the same boxes dealt out at random",
+    ),
+    "box_centre": Wording(
+        "… a box around the middle",
+        "No model: the size that is best on the other half.",
+        "as above",
+    ),
+    "box_whole": Wording("… the whole picture", "No model: everything.", "as above"),
+}
+
+REASONING = {
+    "name_place": Wording(
+        "prompted by name: place among all names",
+        "Where the name of the prompted thing stands in the list: 0 % is first, lower is better. "
+        "The prompt is the answer, so compare with the same prompt where the thing is not shown.",
+        "a random list",
+    ),
+    "name_place_no_prompt": Wording(
+        "… without a prompt", "The same things in the list of the scene alone.", "a random list"
+    ),
+    "name_place_elsewhere": Wording(
+        "… at a scene that does not show it",
+        "The same prompts at other scenes. Were it no worse than the first line, the model would "
+        "read the words and not look.",
+        "a random list",
+    ),
+    "name_gain": Wording(
+        "rise in the list",
+        "How far the thing rises when it is prompted for, as a part of the list.",
+        "its rise when the prompt names something that is not in the scene",
+    ),
+    "name_flip": Wording(
+        "rank flip rate",
+        "Of the things that are not first among those in the scene, how many become first when "
+        "their name is the prompt.",
+        "a random order",
+    ),
+    "name_flip_elsewhere": Wording(
+        "… when something else is prompted for",
+        "How many become first under the name of a thing that the scene does not show.",
+        "a random order",
+    ),
+    "category_place": Wording(
+        "prompted by category: place among all names",
+        "The prompt is only a category, such as “animals nature”; the thing of that category in "
+        "the scene should rise.",
+        "a random list",
+    ),
+    "category_place_no_prompt": Wording(
+        "… without a prompt", "The same things in the list of the scene alone.", "a random list"
+    ),
+    "category_place_words_only": Wording(
+        "… the prompt without the scene",
+        "The words alone know the category, but not which thing of it is shown.",
+        "a random list",
+    ),
+    "category_flip": Wording(
+        "rank flip rate by category",
+        "Of the things that are not first among those in the scene, how many become first when "
+        "their category is the prompt.",
+        "a random order",
+    ),
+}
+
+QUESTIONS = {
+    "same_object": Wording(
+        "the same thing by others",
+        "A drawing and its name ask for other vendors' drawings of the thing. Either half could "
+        "answer alone.",
+    ),
+    "same_vendor": Wording(
+        "another thing in this style",
+        "A drawing and the name of ANOTHER thing ask for that thing by the same vendor. The name "
+        "does not know the vendor, the drawing not the thing.",
+    ),
+    "changed_word": Wording(
+        "one word changed",
+        "A picture and one word: right is what its caption describes with that word in place of "
+        "one of its own.",
+    ),
+}
+
+QUERIES = {
+    "joint": "both as one input",
+    "sum": "the sum of both",
+    "image": "the picture alone",
+    "text": "the words alone",
+}
+
+BY_TASK = {
+    "retrieval": RETRIEVAL,
+    "zeroshot": ZEROSHOT,
+    "geometry": GEOMETRY,
+    "localisation": LOCALISATION,
+    "reasoning": REASONING,
+}
 
 LOSSES = {
     "loss": "total loss",
@@ -148,6 +262,30 @@ EXAMPLES = (
     "Green marks a right answer. Random queries are drawn with a fixed seed, the same for every "
     "model; nobody chose them. Above them stand the captions that the model is most certain about "
     "(caption and picture prefer each other to all others), right or wrong."
+)
+
+PROPERTIES = (
+    "What one encoder for both is meant to bring beside ordinary search: it sees where in a "
+    "picture a phrase belongs, words turn it to one thing among several, and a picture and words "
+    "together can ask a question. Scenes are composed of the dataset's own pictures, so it is "
+    "known what stands where; nothing was trained on scenes or boxes."
+)
+
+LOCALISATION_EXPLAINED = (
+    "Warm colours: patches whose state is most like the phrase, from the coldest to the hottest of "
+    "each map; the dot is the hottest point, the frame the right box. Shown: the head's output for "
+    "every patch; the column “backbone” has the patch states before it."
+)
+
+REASONING_EXPLAINED = (
+    "A scene and a prompt go in together; the lists rank the names of all things in the dataset by "
+    "their closeness. Green without a prompt: anything in the scene; green with one: what was "
+    "prompted for."
+)
+
+MULTIMODAL_EXPLAINED = (
+    "The query is a picture and words, the answers are pictures. It is worth something where it "
+    "finds more than the picture alone, the words alone, and the sum of their two embeddings."
 )
 
 CURVES = (

@@ -4,8 +4,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from configs.oner import get_config
 from oner_jax import configuration, evaluate
@@ -63,6 +65,27 @@ def test_from_workdir_to_report(workdir, capsys):
     page = report.read_text()
     assert "thing numbered" in page
     assert page.count("data:image/webp") >= 30  # 5 captions with 5 pictures each, 5 pictures
+    capsys.readouterr()
+
+
+def test_pictures_with_boxes_become_a_dataset(workdir, tmp_path, capsys):
+    shades = np.random.default_rng(0).integers(0, 256, (2, 30, 40, 3), np.uint8)
+    for number, pixels in enumerate(shades):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    lines = [
+        json.dumps({"image": f"{number}.png", "phrase": "a <thing>", "box": [0, 0, 20, 15]})
+        for number in range(2)
+    ]
+    (tmp_path / "my boxes.jsonl").write_text("\n".join(lines))
+    columns, report = evaluate.evaluate(workdir, boxes=[tmp_path / "my boxes.jsonl"])
+    assert set(columns["untrained"]["my_boxes"]) == {"localisation"}
+    found = columns["step 3"]["my_boxes"]["localisation"].measurements("projected")
+    assert found["pointing"].chance == pytest.approx(0.25)
+    assert found["pointing"].cases == 2
+    assert (report.parent / "localisation_my_boxes.png").exists()
+    assert "my_boxes: where is it?" in report.read_text()
+    with pytest.raises(InputError, match="same name"):
+        evaluate.evaluate(workdir, boxes=[tmp_path / "toys.jsonl"])
     capsys.readouterr()
 
 

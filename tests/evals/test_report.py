@@ -122,7 +122,13 @@ def test_the_page_is_complete_and_needs_nothing_else(colour_world):
         "0123456789ab",
     ):
         assert expected in parsed.text
-    for metric in ("picture → caption, first answer", "joint view ↔ its caption"):
+    for metric in (
+        "picture → caption, first answer",
+        "joint view ↔ its caption",
+        "pointing game",
+        "rank flip rate",
+        "Not measured: no concepts by several vendors",
+    ):
         assert metric in parsed.text
 
 
@@ -130,7 +136,12 @@ def test_every_figure_lies_beside_the_page_in_both_themes(colour_world):
     write_run(colour_world.workdir)
     folder = make_report(colour_world).write().parent
     names = {path.name for path in folder.iterdir()}
-    for name in ("map_val_this_model", "cosines_val_untrained", "curve_loss_itc"):
+    for name in (
+        "map_val_this_model",
+        "cosines_val_untrained",
+        "curve_loss_itc",
+        "localisation_val",
+    ):
         for suffix in ("", "_dark"):
             with Image.open(folder / f"{name}{suffix}.png") as picture:
                 assert min(picture.size) > 400
@@ -154,6 +165,7 @@ def test_a_model_without_a_joint_view_has_a_report(colour_world):
     text = Page(report.write().read_text()).text
     assert "This architecture has no joint view." in text
     assert "joint view ↔ its caption" not in text
+    assert "Not measured: this architecture has no view IT." in text
 
 
 def test_history_stops_at_the_step_of_the_checkpoint(tmp_path):
@@ -166,6 +178,19 @@ def test_history_stops_at_the_step_of_the_checkpoint(tmp_path):
     assert (history.parameters("backbone/"), history.parameters()) == (3000, 4000)
     assert history.series("loss/itc")[0] == list(range(1, 41))
     assert history.series("nothing") == ([], [])
+
+
+def test_questions_and_answers_of_both_modalities_are_shown(colour_world):
+    things = 20
+    colour_world.pictures.metadata = [
+        {"concept": str(index % (things // 2)), "source": f"vendor {index % 3}", "group": "a"}
+        for index in range(colour_world.pictures.number)
+    ]
+    text = make_report(colour_world).write().read_text()
+    parsed = Page(text)
+    assert "the same thing by others, R@10" in parsed.text
+    assert "sought: tone" in parsed.text
+    assert "both as one input" in parsed.text
 
 
 def test_right_answers_are_marked_and_texts_escaped():

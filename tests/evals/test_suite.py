@@ -11,7 +11,8 @@ from oner_jax.errors import InputError
 from oner_jax.evals.features import Corpus, encode
 from oner_jax.evals.measurement import Measurement, format_ratio, format_value
 from oner_jax.evals.ranking import unit_vectors
-from oner_jax.evals.suite import evaluate_subject
+from oner_jax.evals.scenes import ComposedScenes
+from oner_jax.evals.suite import Dataset, evaluate_subject
 from oner_jax.evals.table import metric_rows, text_table
 from oner_jax.evals.tasks import TASKS, Task, most_certain
 
@@ -50,6 +51,9 @@ def test_a_model_without_a_joint_view_is_measured_without_it(colour_world):
         }
         assert {name: together[name] for name in separate} == separate
     assert set(cells["val"]["map"].content["points"]) == {"I", "T"}
+    assert cells["val"]["reasoning"].content["absent"] == "this architecture has no view IT"
+    assert whole["val"]["reasoning"].measurements("projected")
+    assert cells["val"]["localisation"].measurements("projected")["pointing"].value > 0.9
 
 
 def test_every_cell_is_a_file_and_is_reused(colour_world):
@@ -163,6 +167,27 @@ def test_the_table_puts_chance_and_ratio_beside_every_number(colour_world):
     assert row[1:4] == ["3.45%", "100.0%", "29×"]
     assert float(row[4].rstrip("%")) < 20
     assert len(lines) == 1 + len(metric_rows(columns))
+
+
+def test_a_dataset_of_boxes_has_the_tasks_on_boxes_alone(colour_world):
+    colour_world.pictures.number = 4
+    images = np.full((2, 4, 4, 3), 255, np.uint8)
+    images[0, :2, :2] = images[1, 2:, :3] = [200, 10, 10]
+    boxed = ComposedScenes(
+        layouts=[],
+        images=images,
+        phrases=["tone 200 10 10"] * 2,
+        pictures=np.array([0, 1]),
+        boxes=[np.array([[0.0, 0.0, 0.5, 0.5]]), np.array([[0.0, 0.5, 0.75, 1.0]])],
+    )
+    subject, _ = colour_world.subject()
+    dataset = Dataset("own", "hash", load_boxed=lambda: boxed)
+    cells = evaluate_subject(subject, [dataset], templates="names")
+    assert set(cells["own"]) == {"localisation"}
+    content = cells["own"]["localisation"].content
+    assert (content["pictures"], content["captions"]) == (2, 1)
+    assert cells["own"]["localisation"].measurements("projected")["box"].value == 1
+    assert "localisation/own/pointing " in text_table({"step 7": cells})
 
 
 @pytest.mark.parametrize(

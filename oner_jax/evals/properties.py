@@ -1,0 +1,162 @@
+"""The report's section on what one space for both modalities is good for, with its pictures."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from oner_jax.evals import gallery, page, scene_figures, sections, wording
+from oner_jax.evals.features import PRIMARY
+from oner_jax.evals.figures import Theme
+from oner_jax.evals.measurement import format_value
+from oner_jax.evals.retrieval import RECALL_AT
+from oner_jax.evals.scenes import Layout, compose
+from oner_jax.evals.suite import Cell
+from oner_jax.evals.table import Columns
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCENE_PIXELS = 288
+
+ReadPictures = Callable[[str, Sequence[int]], Mapping[int, Image.Image]]
+AddFigure = Callable[[str, str, "Callable[[Theme], Figure]"], str]
+
+
+def properties(columns: Columns, pictures: ReadPictures, add_figure: AddFigure) -> str:
+    """Localisation, reasoning and multi-modal retrieval of every dataset.
+
+    `add_figure` takes a figure's name, description and drawing function and returns its HTML.
+    """
+    parts = [f'<h2 id="properties">{sections.LINKS["properties"]}</h2><p>{wording.PROPERTIES}</p>']
+    for dataset, cells in next(iter(columns.values())).items():
+        if "localisation" in cells:
+            parts.append(_localisation(columns, dataset, pictures, add_figure))
+        if "reasoning" in cells:
+            parts.append(_reasoning(columns, dataset, pictures))
+        if "multimodal" in cells:
+            parts.append(_multimodal(columns, dataset, pictures))
+    return "\n".join(parts)
+
+
+def _own(columns: Columns, dataset: str, task: str) -> Cell:
+    return next(iter(columns.values()))[dataset][task]
+
+
+def _title(dataset: str, text: str, explanation: str) -> str:
+    return f"<h3>{escape(dataset)}: {text}</h3><p>{escape(explanation)}</p>"
+
+
+def _nothing(cell: Cell) -> str:
+    return f'<p class="muted">Not measured: {escape(cell.content["absent"])}.</p>'
+
+
+def _localisation(
+    columns: Columns, dataset: str, pictures: ReadPictures, add_figure: AddFigure
+) -> str:
+    cell = _own(columns, dataset, "localisation")
+    head = _title(dataset, "where is it?", wording.LOCALISATION_EXPLAINED)
+    if "absent" in cell.content:
+        return head + _nothing(cell)
+    examples = cell.content["examples"]
+    figure = add_figure(
+        f"localisation {dataset}",
+        f"Pictures and, for each phrase, where the model sees it: {dataset}",
+        functools.partial(
+            scene_figures.heat_maps,
+            pictures=[_scene(dataset, example, pictures) for example in examples],
+            examples=examples,
+            space=PRIMARY,
+        ),
+    )
+    return f"{head}{figure}{sections.measured_table(columns, dataset, ['localisation'])}"
+
+
+def _scene(dataset: str, example: Mapping[str, Any], pictures: ReadPictures) -> np.ndarray:
+    """A composed scene from the stored pictures, or a picture with boxes as the model sees it."""
+    if example["layout"] is None:
+        whole = pictures(dataset, [example["picture"]])[example["picture"]]
+        return np.asarray(whole.resize((SCENE_PIXELS, SCENE_PIXELS)))
+    layout = Layout(
+        tuple(example["layout"]["pictures"]), tuple(map(tuple, example["layout"]["tiles"]))
+    )
+    shown = pictures(dataset, sorted(layout.pictures))
+    pixels = {index: np.asarray(picture) for index, picture in shown.items()}
+    return compose(layout, pixels, SCENE_PIXELS)[0]
+
+
+def _reasoning(columns: Columns, dataset: str, pictures: ReadPictures) -> str:
+    cell = _own(columns, dataset, "reasoning")
+    head = _title(dataset, "a word turns its head", wording.REASONING_EXPLAINED)
+    if "absent" in cell.content:
+        return head + _nothing(cell)
+    cards = []
+    for example in cell.content["examples"]:
+        shown = {prompt["name"] for prompt in example["prompts"]}
+        lists = [_ranking("no prompt", example["no_prompt"], shown)] + [
+            _ranking(
+                f"“{prompt['name']}”: number {prompt['rank']:,} (without the prompt "
+                f"{prompt['rank_no_prompt']:,})",
+                prompt["answers"],
+                {prompt["name"]},
+            )
+            for prompt in example["prompts"]
+        ]
+        scene = Image.fromarray(_scene(dataset, example, pictures))
+        cards.append(
+            f'<div class="card guided">{page.thumbnail(scene, "A scene", SCENE_PIXELS)}'
+            f"{''.join(lists)}</div>"
+        )
+    return f"{head}{''.join(cards)}{sections.measured_table(columns, dataset, ['reasoning'])}"
+
+
+def _ranking(title: str, answers: Sequence[str], right: set[str]) -> str:
+    items = "".join(
+        f'<li class="{"hit" if answer in right else "miss"}">{escape(answer)}</li>'
+        for answer in answers
+    )
+    return f'<div class="described"><p class="truth">{escape(title)}</p><ol>{items}</ol></div>'
+
+
+def _multimodal(columns: Columns, dataset: str, pictures: ReadPictures) -> str:
+    cell = _own(columns, dataset, "multimodal")
+    head = _title(dataset, "asking with a picture and a word", wording.MULTIMODAL_EXPLAINED)
+    if "absent" in cell.content:
+        return head + _nothing(cell)
+    found = cell.measurements(PRIMARY)
+    parts = [head]
+    rows = []
+    for kind, examples in cell.content["examples"].items():
+        words = wording.QUESTIONS[kind]
+        queries = list(examples[0]["found"])
+        indices = {example["index"] for example in examples} | {
+            answer["index"]
+            for example in examples
+            for answers in example["found"].values()
+            for answer in answers
+        }
+        shown = pictures(dataset, sorted(indices))
+        asked = "joint" if "joint" in queries else "sum"
+        parts.append(
+            f"<p><strong>{escape(words.title)}.</strong> {escape(words.meaning)} Shown: what "
+            f"{escape(wording.QUERIES[asked])} finds.</p>"
+            + gallery.composed_queries(examples, asked, shown)
+        )
+        for k in RECALL_AT:
+            levels = {query: found[f"{kind}_{query}_R@{k}"] for query in queries}
+            chance = next(iter(levels.values())).chance
+            rows.append(
+                [
+                    f'<span class="name">{escape(words.title)}, R@{k}</span>',
+                    format_value(chance, True),
+                    *(
+                        format_value(levels[query].value, True) if query in levels else "–"
+                        for query in wording.QUERIES
+                    ),
+                ]
+            )
+    header = ["", "chance", *wording.QUERIES.values()]
+    return "\n".join(parts) + page.table(header, rows, own=2)

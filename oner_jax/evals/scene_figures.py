@@ -1,0 +1,64 @@
+"""Figures of pictures in which it is known where things are."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from oner_jax.evals.figures import Theme
+from oner_jax.evals.localisation import upsampled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANEL_INCHES = 1.75
+MAP_PIXELS = 192
+
+
+def heat_maps(
+    theme: Theme, pictures: Sequence[np.ndarray], examples: Sequence[Mapping[str, Any]], space: str
+) -> "Figure":
+    """A row per square picture: itself, then for each phrase its map, box and hottest point.
+
+    `examples` are those of a `localisation` cell. Each map runs from its coldest to its hottest
+    patch, so that colours cannot be compared between maps.
+    """
+    from matplotlib.figure import Figure
+
+    columns = 1 + max(len(example["queries"]) for example in examples)
+    figure = Figure(
+        figsize=(PANEL_INCHES * columns, (PANEL_INCHES + 0.25) * len(examples)),
+        facecolor=theme.background,
+        layout="constrained",
+    )
+    panels = figure.subplots(len(examples), columns, squeeze=False)
+    for row, picture, example in zip(panels, pictures, examples, strict=True):
+        for axes in row:
+            axes.axis("off")
+        row[0].imshow(picture, extent=(0, 1, 1, 0))
+        for axes, query in zip(row[1:], example["queries"], strict=False):
+            _heat_map(axes, theme, picture, query, space)
+    return figure
+
+
+def _heat_map(
+    axes: "Axes", theme: Theme, picture: np.ndarray, query: Mapping[str, Any], space: str
+) -> None:
+    from matplotlib.patches import Rectangle
+
+    heat = upsampled(np.array([query["maps"][space]]), MAP_PIXELS)[0]
+    grey = picture.mean(axis=2)
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0))
+    axes.imshow(heat, cmap="inferno", alpha=0.55, extent=(0, 1, 1, 0))
+    for left, top, right, bottom in query["boxes"]:
+        box = Rectangle((left, top), right - left, bottom - top, fill=False, linewidth=2)
+        box.set_edgecolor(theme.right)
+        axes.add_patch(box)
+    row, column = np.unravel_index(int(np.argmax(heat)), heat.shape)
+    point = (np.array([column, row]) + 0.5) / MAP_PIXELS
+    axes.plot(*point, "o", markersize=6, markerfacecolor="white", markeredgecolor="black")
+    title = textwrap.shorten(f"“{query['phrase']}”", 24, placeholder=" …”")
+    axes.set_title(title, fontsize=9, color=theme.text, pad=4)
+    axes.set(xlim=(0, 1), ylim=(1, 0))
