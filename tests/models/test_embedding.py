@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from oner_jax.models.architectures import PureModel, unit
+from oner_jax.models.architectures import TwoTowers
 from oner_jax.models.embedding import Embedder
+from oner_jax.models.heads import unit
 from oner_jax.models.inputs import _resized_positions, normalize_pixels
+from oner_jax.models.pretraining import PureModel
 from oner_jax.models.views import VIEWS, PairInputs
 from tests import small
 
@@ -52,10 +54,17 @@ def test_positions_are_interpolated_between_their_neighbours():
     np.testing.assert_allclose(finer[5, 4:8, 1], expected[4:8], atol=1e-5)
 
 
-def test_a_view_that_the_model_lacks_is_refused(parts):
-    model, parameters, _ = parts
+def test_two_towers_have_patches_and_no_joint_view():
+    model = PureModel(small.settings(architecture="two_towers"))
+    parameters = small.parameters(model)
     embedder = Embedder(model, parameters, batch_size=8)
-    assert embedder.views == {"I", "T", "IT"}
-    embedder.views = frozenset({"I", "T"})
+    assert embedder.views == {"I", "T"}
+    images = images_of(3, 16)
+    backbone = model.bind_backbone(parameters["backbone"])
+    assert isinstance(backbone, TwoTowers)
+    inputs = PairInputs(normalize_pixels(jax.numpy.asarray(images)), None, None)
+    states = backbone.encode(inputs, [VIEWS["I"]])["I"].image
+    projected = unit(backbone.image_projector(states))
+    np.testing.assert_allclose(embedder.patches(images).projected, projected, atol=1e-5)
     with pytest.raises(ValueError, match="no view IT"):
-        embedder(images=images_of(1, 16), text=np.ones((1, 6), np.int32))
+        embedder(images=images, text=np.ones((3, 6), np.int32))
