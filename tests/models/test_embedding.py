@@ -64,6 +64,7 @@ def test_two_towers_have_patches_and_no_joint_view():
     assert isinstance(backbone, TwoTowers)
     inputs = PairInputs(normalize_pixels(jax.numpy.asarray(images)), None, None)
     states = backbone.encode(inputs, [VIEWS["I"]])["I"].image
+    assert states is not None
     projected = unit(backbone.image_projector(states))
     np.testing.assert_allclose(embedder.patches(images).projected, projected, atol=1e-5)
     with pytest.raises(ValueError, match="no view IT"):
