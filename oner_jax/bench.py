@@ -77,15 +77,25 @@ def synthetic_batch(recipe: Recipe, seed: int = 0) -> Batch:
     random = np.random.default_rng(seed)
     abstract = recipe.abstract_batch()
     image = random.integers(0, 256, abstract.image.shape, np.uint8)
-    text = random.integers(3, recipe.config.model.vocabulary_size, abstract.text.shape, np.int32)
-    rows, length = text.shape
-    text[np.arange(length) >= random.integers(1, length + 1, (rows, 1))] = 0
-    caption_hash = np.arange(1, rows + 1, dtype=np.uint32)
+
+    def captions(shape: tuple[int, ...]) -> np.ndarray:
+        text = random.integers(3, recipe.config.model.vocabulary_size, shape, np.int32)
+        rows, length = shape
+        text[np.arange(length) >= random.integers(1, length + 1, (rows, 1))] = 0
+        return text
+
+    arrays = {
+        "image": image,
+        "text": captions(abstract.text.shape),
+        "caption_hash": np.arange(1, len(image) + 1, dtype=np.uint32),
+    }
+    if abstract.text_only is not None:
+        arrays["text_only"] = captions(abstract.text_only.shape)
     return Batch(
-        *(
-            jax.device_put(array, leaf.sharding)
-            for array, leaf in zip((image, text, caption_hash), abstract, strict=True)
-        )
+        **{
+            name: jax.device_put(array, getattr(abstract, name).sharding)
+            for name, array in arrays.items()
+        }
     )
 
 

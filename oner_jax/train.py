@@ -38,17 +38,19 @@ def train(config: ConfigDict, folder: Path) -> TrainState:
 
     # What there is to train on. Everything is checked before anything is made.
     tokenizer = Tokenizer.load(config.data.tokenizer)
+    options = pipeline.DataOptions.from_config(config)
     split = records.open_split(config.data.train)
+    pairs = options.number_of_pairs(len(split))
     for name in config.data.evaluation.values():
         records.open_split(name)
     config = configuration.resolve(
-        config, training_records=len(split), vocabulary_size=tokenizer.vocabulary_size
+        config, training_records=pairs, vocabulary_size=tokenizer.vocabulary_size
     )
 
     # What is trained, and where.
     configuration.use_compilation_cache(config.compilation_cache)
     recipe = Recipe.from_config(config, TextFormat(tokenizer.mask_id, tokenizer.word_start))
-    data = {"train": split.name, "hash": split.content_hash, "records": len(split)}
+    data = {"train": split.name, "hash": split.content_hash, "records": pairs}
     distributed.check_equal({**dict(configuration.flatten(config)), **data})
     if distributed.is_main():
         workdir.open_workdir(folder, config)
@@ -64,7 +66,7 @@ def train(config: ConfigDict, folder: Path) -> TrainState:
             print(text, flush=True)
         rows = LocalRows(recipe.mesh, config.batch_size)
         batches = pipeline.training_batches(
-            pipeline.DataOptions.from_config(config),
+            options,
             global_batch_size=config.batch_size,
             seed=config.seed,
             first_step=first_step,

@@ -20,6 +20,7 @@ ROUNDS = 8
 _ORDER_STREAM = 1
 _DERANGEMENT_STREAM = 2
 _UNIFORM_STREAM = 3
+_PARTITION_STREAM = 4
 
 
 def _mix(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
@@ -87,6 +88,19 @@ def deranged_indices(
     )
     following = (places + np.uint64(1)) % np.uint64(number_of_examples)
     return _permute(following, keys, number_of_examples).astype(np.int64)
+
+
+def shuffled_indices(
+    places: Int64[np.ndarray, " n"], number_of_examples: int
+) -> Int64[np.ndarray, " n"]:
+    """A fixed shuffle of all examples: index of the example at each place.
+
+    The first m places are a random part of m examples, the others the rest of the split; the same
+    part for every seed of training.
+    """
+    keys = _keys(0, _PARTITION_STREAM, np.zeros(len(places), np.uint64))
+    values = np.asarray(places, np.int64).astype(np.uint64)
+    return _permute(values, keys, number_of_examples).astype(np.int64)
 
 
 def position_uniforms(

@@ -51,6 +51,9 @@ class DataOptions:
     `flip` mirrors half of the pictures, but none with a caption that names left or right.
     `shuffle_captions` is a control: every picture gets another picture's captions, always the
     same one's. `threads` 0 stands for all cores.
+
+    `paired_fraction` below 1 keeps that random part of the examples as pairs. Of the rest every
+    step gets `text_only_batch_size` captions without their pictures.
     """
 
     train: str
@@ -60,7 +63,22 @@ class DataOptions:
     crop_min_fraction: float = 0.5
     flip: bool = False
     shuffle_captions: bool = False
+    paired_fraction: float = 1.0
+    text_only_batch_size: int = 0
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.paired_fraction <= 1:
+            raise InputError(f"data.paired_fraction={self.paired_fraction} is not in (0, 1]")
+        if self.text_only_batch_size and self.paired_fraction == 1:
+            raise InputError(
+                f"data.text_only_batch_size={self.text_only_batch_size} takes captions of examples "
+                "that are not pairs: set data.paired_fraction below 1"
+            )
+
+    def number_of_pairs(self, number_of_examples: int) -> int:
+        """How many examples of a split are trained on as pairs, at least one."""
+        return max(1, round(self.paired_fraction * number_of_examples))
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> "DataOptions":
@@ -77,20 +95,25 @@ def training_batches(
     seed: int,
     first_step: int,
     rows: Int64[np.ndarray, " b"] | None = None,
+    text_only_rows: Int64[np.ndarray, " e"] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The global batches of steps `first_step`, `first_step` + 1, ... for ever: the given rows.
 
-    `rows` are the numbers of rows in a global batch that this host needs; all by default.
+    `rows` are the numbers of rows in a global batch that this host needs, `text_only_rows` those of
+    captions without pictures; all by default.
 
     Each batch: image uint8 [b, size, size, 3], text int32 [b, text_tokens] (0 is padding),
-    caption_hash uint32 [b], index int64 [b] (of the example in its split). Raises InputError if the
-    dataset or tokenizer cannot be opened, and later if a record cannot be read or decoded.
+    caption_hash uint32 [b], index int64 [b] (of the example in its split) and, where the options
+    ask for them, text_only int32 [e, text_tokens]. Raises InputError if the dataset or tokenizer
+    cannot be opened, and later if a record cannot be read or decoded.
     """
     split = records.open_split(data.train)
     if data.shuffle_captions and len(split) < 2:
         raise InputError(f"dataset {data.train}: shuffling captions takes at least two examples")
     reader = _TrainingReader(split, Tokenizer.load(data.tokenizer), data, seed)
     rows = np.arange(global_batch_size) if rows is None else rows
+    captions_alone = np.arange(data.text_only_batch_size)
+    text_only_rows = captions_alone if text_only_rows is None else text_only_rows
 
     def positions(step: int) -> Int64[np.ndarray, " b"]:
         return step * global_batch_size + rows
@@ -118,8 +141,23 @@ def training_batches(
         kept = {"text": text, "caption_hash": hashes, "index": index}
         return {"image": example["image"], "box": box, "mirror": mirror, **kept}
 
+    @_no_autograph
+    def load_text_only(step: tf.Tensor) -> tf.Tensor:
+        text = tf.numpy_function(
+            lambda step: reader.text_only(step * data.text_only_batch_size + text_only_rows),
+            [step],
+            tf.int32,
+        )
+        text.set_shape([len(text_only_rows), data.text_tokens])
+        return text
+
     dataset = tf.data.Dataset.counter(first_step).map(load, num_parallel_calls=2)
     dataset = _decoded(dataset, data.image_size, len(rows), data.threads)
+    if data.text_only_batch_size:
+        captions = tf.data.Dataset.counter(first_step).map(load_text_only).prefetch(1)
+        dataset = tf.data.Dataset.zip(dataset, captions).map(
+            lambda batch, text_only: {**batch, "text_only": text_only}
+        )
 
     def indices_of(step: int) -> Int64[np.ndarray, " b"]:
         return reader.indices(positions(step))
@@ -138,7 +176,22 @@ class _TrainingReader:
 
     def indices(self, positions: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
         """The examples at these positions."""
-        return order.example_indices(positions, len(self._split), self._seed)[0]
+        pairs = self._data.number_of_pairs(len(self._split))
+        places = order.example_indices(positions, pairs, self._seed)[0]
+        if pairs == len(self._split):
+            return places
+        return order.shuffled_indices(places, len(self._split))
+
+    def text_only(self, positions: Int64[np.ndarray, " e"]) -> Int32[np.ndarray, "e text_tokens"]:
+        """Token ids of one caption of each example at these positions of the unpaired rest."""
+        total, pairs = len(self._split), self._data.number_of_pairs(len(self._split))
+        places = pairs + order.example_indices(positions, total - pairs, self._seed)[0]
+        read = self._split.read(order.shuffled_indices(places, total))
+        rows = [records.Record.parse(serialised).captions for serialised in read]
+        # Pairs draw at positions from 0 up; these draw at negative ones, so they are unrelated.
+        uniforms = order.position_uniforms(-1 - positions, 1, self._seed)[:, 0]
+        chosen = [row[int(u * len(row))] for row, u in zip(rows, uniforms, strict=True)]
+        return self._tokenizer.encode(chosen, self._data.text_tokens)
 
     def read(self, positions: Int64[np.ndarray, " b"]) -> tuple[np.ndarray, ...]:
         """Positions, indices, the records of the pictures and those of the captions."""

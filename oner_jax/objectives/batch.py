@@ -10,15 +10,19 @@ from oner_jax.objectives.masking import MaskedWords
 
 
 class Batch(NamedTuple):
-    """What a step receives from the pipeline."""
+    """What a step receives from the pipeline.
+
+    `text_only` are captions without a picture, for the terms that need none (MLM).
+    """
 
     image: UInt8[Array, "b h w 3"]
     text: Int[Array, "b length"]
     caption_hash: UInt32[Array, "b"]
+    text_only: Int[Array, "e length"] | None = None
 
 
 class PreparedBatch(NamedTuple):
-    """A batch with its masks. Every leaf has the batch as its first axis.
+    """A batch with its masks. Every leaf has examples as its first axis.
 
     `caption_hash` is 0 where equal captions are negatives like any other (the paper's form).
     """
@@ -30,6 +34,7 @@ class PreparedBatch(NamedTuple):
     words: MaskedWords
     joint_words: MaskedWords
     row: Int[Array, "b"]
+    text_only: MaskedWords | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from oner_jax.errors import InputError
 from oner_jax.models.architectures import ARCHITECTURES, Backbone
@@ -89,13 +89,13 @@ class Objective:
         rows = batch.text.shape[0]
         word_start = jnp.asarray(self.text.word_start)
 
-        def words(key: Key[Array, ""]) -> MaskedWords:
+        def words(key: Key[Array, ""], text: Int[Array, "n length"]) -> MaskedWords:
             if self._word_mask_fraction == 0:
-                none = jnp.zeros((rows, 0), jnp.int32)
-                return MaskedWords(batch.text, none, none, none.astype(jnp.float32))
+                none = jnp.zeros((len(text), 0), jnp.int32)
+                return MaskedWords(text, none, none, none.astype(jnp.float32))
             return masking.draw_word_mask(
                 key,
-                batch.text,
+                text,
                 word_start,
                 mask_id=self.text.mask_id,
                 fraction=self._word_mask_fraction,
@@ -114,16 +114,22 @@ class Objective:
             text=batch.text,
             caption_hash=hashes if self.settings.mask_equal_captions else jnp.zeros_like(hashes),
             patch_mask=patch_mask,
-            words=words(word_key),
-            joint_words=words(joint_key),
+            words=words(word_key, batch.text),
+            joint_words=words(joint_key, batch.text),
             row=jnp.arange(rows),
+            text_only=None
+            if batch.text_only is None
+            else words(jax.random.fold_in(word_key, 1), batch.text_only),
         )
 
     def totals(self, batch: PreparedBatch) -> Scalars:
         """Counts over the global batch that the terms' sums are divided by."""
+        words = batch.words.weights.sum()
+        if batch.text_only is not None:
+            words += batch.text_only.weights.sum()
         return {
             "pairs": jnp.float32(batch.row.shape[0]),
-            "words": jnp.maximum(batch.words.weights.sum(), 1.0),
+            "words": jnp.maximum(words, 1.0),
             "joint_words": jnp.maximum(batch.joint_words.weights.sum(), 1.0),
         }
 
@@ -161,12 +167,18 @@ class Objective:
             self._mixed(self.query_sets, queries, rows),
             self._mixed(() if self.has_twin else self.key_sets, keys, rows),
         )
-        return features, {
+        metrics = {
             f"loss/{name}": self._reconstruction_term(
                 model, rebuilt, states[rebuilt.view], batch, inputs, totals
             )
             for name, rebuilt in self.reconstructive.items()
         }
+        if batch.text_only is not None:
+            # Captions without a picture are more of the same to MLM: one mean over all of them.
+            text = PairInputs(None, batch.text_only.inputs, None)
+            alone = model.backbone.encode(text, [VIEWS["T"]])["T"]
+            metrics["loss/mlm"] += _word_error(model, alone, batch.text_only) / totals["words"]
+        return features, metrics
 
     def contrast_losses(
         self,
@@ -257,13 +269,17 @@ class Objective:
                 / pixels
             )
         if term.words and self._word_mask_fraction:
-            assert states.text is not None
             joint = VIEWS[term.view].image
             words = batch.joint_words if joint else batch.words
-            logits = model.predict_words(_gather(states.text, words.positions))
-            error = reconstruction.word_error(logits, words.targets, words.weights)
-            loss += error / totals["joint_words" if joint else "words"]
+            loss += _word_error(model, states, words) / totals["joint_words" if joint else "words"]
         return loss
+
+
+def _word_error(model: PretrainingModel, states: ViewStates, words: MaskedWords) -> jax.Array:
+    """Sum over the hidden words."""
+    assert states.text is not None
+    logits = model.predict_words(_gather(states.text, words.positions))
+    return reconstruction.word_error(logits, words.targets, words.weights)
 
 
 def _gather(states: jax.Array, indices: jax.Array) -> jax.Array:

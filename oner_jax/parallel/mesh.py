@@ -123,12 +123,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch_size(batch_size: int, micro_batches: int, mesh: Mesh) -> None:
+def check_batch_size(
+    batch_size: int, micro_batches: int, mesh: Mesh, name: str = "batch_size"
+) -> None:
     """Raise InputError unless every device gets the same number of whole examples."""
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if batch_size < 1 or micro_batches < 1 or batch_size % (shards * micro_batches):
         raise InputError(
-            f"batch_size={batch_size} cannot be divided over {shards} devices x "
+            f"{name}={batch_size} cannot be divided over {shards} devices x "
             f"accumulation_steps={micro_batches}: choose a multiple of {shards * micro_batches}"
         )
 

@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from oner_jax.errors import InputError
 from oner_jax.models.pretraining import PureModel
 from oner_jax.models.settings import ModelSettings
 from oner_jax.objectives.batch import Batch, TextFormat
@@ -51,6 +52,7 @@ class Recipe:
         """Build everything but arrays. Raises InputError for a config that cannot run."""
         mesh = make_mesh(config.mesh.to_dict()) if mesh is None else mesh
         check_batch_size(config.batch_size, config.accumulation_steps, mesh)
+        _check_text_only(config, mesh)
         settings = ModelSettings.from_config(config.model)
         model = PureModel(settings)
         objective = Objective(ObjectiveSettings.from_config(config.objective), settings, text, mesh)
@@ -91,6 +93,9 @@ class Recipe:
             "text": ((rows, shape.text_tokens), jnp.int32),
             "caption_hash": ((rows,), jnp.uint32),
         }
+        text_only_rows = self.config.data.text_only_batch_size
+        if text_only_rows:
+            leaves["text_only"] = ((text_only_rows, shape.text_tokens), jnp.int32)
         sharding = batch_sharding(self.mesh)
         for name, (size, dtype) in leaves.items():
             leaves[name] = jax.ShapeDtypeStruct(size, dtype, sharding=sharding)
@@ -105,6 +110,18 @@ class Recipe:
             )
 
         return jax.jit(make, out_shardings=_shardings(self.abstract))()
+
+
+def _check_text_only(config: ConfigDict, mesh: Mesh) -> None:
+    rows = config.data.text_only_batch_size
+    if not rows:
+        return
+    if not config.objective.weights.get("mlm", 0):
+        raise InputError(
+            f"data.text_only_batch_size={rows}: captions without pictures are for MLM, but "
+            "objective.weights.mlm is 0"
+        )
+    check_batch_size(rows, config.accumulation_steps, mesh, name="data.text_only_batch_size")
 
 
 def _shardings(abstract: TrainState) -> TrainState:

@@ -18,6 +18,14 @@ def test_each_epoch_visits_every_example_once(number, seed, epoch):
     assert set(epochs) == {epoch}
 
 
+def test_the_parts_of_a_shuffle_cover_every_example_once_and_are_random():
+    indices = order.shuffled_indices(np.arange(1000), 1000)
+    np.testing.assert_array_equal(np.sort(indices), np.arange(1000))
+    # The mean of a random part of 250 is 500 with a standard error of 15.8.
+    assert abs(indices[:250].mean() - 500) < 80
+    np.testing.assert_array_equal(order.shuffled_indices(np.array([3, 7]), 1000), indices[[3, 7]])
+
+
 def test_epochs_and_seeds_differ():
     positions = np.arange(2000)
     indices, _ = order.example_indices(positions, 1000, seed=0)

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from oner_jax.data import order
+from oner_jax.data import order, records
 from oner_jax.data.pipeline import DataOptions, evaluation_set, training_batches
 from oner_jax.data.text import Tokenizer, caption_hash
 from oner_jax.errors import InputError
@@ -212,3 +212,31 @@ def test_options_of_a_config():
     assert DataOptions.from_config(config) == DataOptions(
         "embedded:train", "embedded", 48, 20, crop_min_fraction=0.7, shuffle_captions=True
     )
+
+
+def test_captions_without_pictures_come_from_examples_that_are_never_pairs():
+    options = DataOptions(
+        train="embedded:val",
+        tokenizer="embedded",
+        image_size=16,
+        text_tokens=8,
+        paired_fraction=0.25,
+        text_only_batch_size=64,
+    )
+    split = records.open_split("embedded:val")
+    tokenizer = Tokenizer.load("embedded")
+    batches = training_batches(options, global_batch_size=32, seed=3, first_step=0)
+    seen = [next(batches) for _ in range(20)]
+    paired = set(np.concatenate([batch["index"] for batch in seen]).tolist())
+    assert len(paired) == options.number_of_pairs(len(split)) == round(0.25 * len(split))
+    unpaired = [r for i, r in enumerate(split.records()) if i not in paired]
+    possible = {
+        row.tobytes()
+        for record in unpaired
+        for row in tokenizer.encode(list(record.captions), options.text_tokens)
+    }
+    texts = np.concatenate([batch["text_only"] for batch in seen])
+    assert texts.shape == (20 * 64, 8)
+    assert {row.tobytes() for row in texts} <= possible
+    again = training_batches(options, global_batch_size=32, seed=3, first_step=7)
+    np.testing.assert_array_equal(next(again)["text_only"], seen[7]["text_only"])

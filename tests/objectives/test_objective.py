@@ -171,6 +171,25 @@ def test_a_weight_scales_its_term_and_zero_leaves_it_out():
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
+def test_captions_without_pictures_join_the_mean_of_mlm():
+    settings = small.settings()
+    model, objective = PureModel(settings), small.objective(settings, {"itc": 1.0, "mlm": 1.0})
+    parameters = small.parameters(model)
+    batch = small.batch(settings)._replace(text_only=small.batch(settings, size=5, seed=9).text)
+    _, metrics, prepared = loss_and_masks(
+        model, objective, parameters, parameters["backbone"], batch
+    )
+    oracle = Oracle(parameters, patch_size=settings.patch_size, heads=settings.heads)
+    surprises = []
+    for masked in (prepared.words, prepared.text_only):
+        for ids, positions, targets, weights in zip(*masked, strict=True):
+            states = oracle.view(oracle.p["backbone"], ids=np.asarray(ids)[: int((ids != 0).sum())])
+            for position, target in zip(positions[weights > 0], targets[weights > 0], strict=True):
+                logits = oracle.word_log_probabilities(states[1 + int(position)])
+                surprises.append(-logits[int(target)])
+    np.testing.assert_allclose(metrics["loss/mlm"], np.mean(surprises), rtol=1e-5)
+
+
 def test_contrast_alone_sees_unmasked_inputs():
     settings = small.settings()
     objective = small.objective(settings, {"itc": 1.0})
