@@ -5,7 +5,7 @@ checkpoint; data order, masks and result are those of a run that never stopped.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,16 @@ def train(config: ConfigDict, folder: Path) -> TrainState:
         if distributed.is_main():
             text = workdir.describe(config, state.parameters, recipe.mesh, data, first_step)
             print(text, flush=True)
-        rows = LocalRows(recipe.mesh, config.batch_size)
+        pair_rows = LocalRows(recipe.mesh, config.batch_size)
+        text_only_rows = LocalRows(recipe.mesh, config.data.text_only_batch_size)
+        rows = dict.fromkeys(Batch._fields, pair_rows) | {"text_only": text_only_rows}
         batches = pipeline.training_batches(
             options,
             global_batch_size=config.batch_size,
             seed=config.seed,
             first_step=first_step,
-            rows=rows.numbers,
+            rows=pair_rows.numbers,
+            text_only_rows=text_only_rows.numbers,
         )
         log = MetricsLog(
             folder if distributed.is_main() else None,
@@ -103,7 +106,7 @@ def _loop(
     state: TrainState,
     first_step: int,
     batches: Iterator[dict[str, np.ndarray]],
-    rows: LocalRows,
+    rows: Mapping[str, LocalRows],
     checkpoints: Checkpoints,
     log: MetricsLog,
     data: dict[str, Any],
@@ -117,7 +120,9 @@ def _loop(
     for done in range(first_step + 1, config.total_steps + 1):
         with throughput.waiting_for_data():
             arrays = next(batches)
-        batch = Batch(*(rows.globally(arrays[name]) for name in Batch._fields))
+        batch = Batch(
+            **{name: rows[name].globally(arrays[name]) for name in rows if name in arrays}
+        )
         state, metrics = recipe.step(state, batch)
         if pending is not None:
             _write(log, throughput, *pending)
