@@ -10,6 +10,7 @@ from oner_jax.errors import InputError
 ARCHITECTURES = ("one_tower", "one_tower_two_heads", "two_towers", "two_legs")
 STEMS = ("patch", "convolution")
 REMAT_POLICIES = ("none", "cheap", "mlp", "qkv", "attention", "full")
+ATTENTIONS = ("auto", "xla", "cudnn")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -44,6 +45,7 @@ class ModelSettings:
     view_type_embedding: bool = False
     dtype: str = "float32"
     remat: str = "none"
+    attention: str = "auto"
     layers_per_scan_step: int = 1
 
     def __post_init__(self) -> None:
@@ -65,6 +67,10 @@ class ModelSettings:
             (
                 self.remat in REMAT_POLICIES,
                 f"model.remat={self.remat!r} is not one of {', '.join(REMAT_POLICIES)}",
+            ),
+            (
+                self.attention in ATTENTIONS,
+                f"model.attention={self.attention!r} is not one of {', '.join(ATTENTIONS)}",
             ),
             (self.dtype in DTYPES, f"model.dtype={self.dtype!r} is not one of {', '.join(DTYPES)}"),
             (

@@ -9,14 +9,15 @@ queries read: I, T and IT read themselves, CIC's two streams read each other.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from oner_jax.errors import InputError
 from oner_jax.models.settings import ModelSettings
 
 _kernel_init = nnx.initializers.xavier_uniform()
@@ -53,11 +54,34 @@ def make_segments(lengths: Sequence[int], reads: Sequence[int]) -> tuple[Segment
     return tuple(Segment(*fields) for fields in zip(starts, lengths, reads, strict=True))
 
 
+def attention_implementation(settings: ModelSettings) -> Literal["xla", "cudnn"]:
+    """What `model.attention` means on this machine's default backend.
+
+    "auto" is cuDNN's fused kernel where that can be: on a GPU, in bfloat16, with heads of at most
+    128 (a multiple of 8); else XLA. Raises InputError for "cudnn" where it cannot be.
+    """
+    head_width = settings.width // settings.heads
+    fused = (
+        jax.default_backend() == "gpu"
+        and settings.dtype == "bfloat16"
+        and head_width <= 128
+        and head_width % 8 == 0
+    )
+    if settings.attention == "cudnn" and not fused:
+        raise InputError(
+            f"model.attention='cudnn' needs a GPU (here: {jax.default_backend()}), bfloat16 "
+            f"(model.dtype={settings.dtype!r}) and heads of at most 128, a multiple of 8 (here: "
+            f"{head_width}); 'auto' takes it where it can"
+        )
+    return "cudnn" if fused and settings.attention != "xla" else "xla"
+
+
 class Attention(nnx.Module):
     """Multi-head attention within segments. Heads are an axis of the weights, to shard them."""
 
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
         width, heads = settings.width, settings.heads
+        self.implementation = attention_implementation(settings)
         general = functools.partial(
             nnx.LinearGeneral, dtype=settings.compute_dtype, kernel_init=_kernel_init, rngs=rngs
         )
@@ -68,20 +92,20 @@ class Attention(nnx.Module):
         self,
         tokens: Float[Array, "b length width"],
         segments: tuple[Segment, ...],
-        key_masks: Sequence[Bool[Array, "b _"] | None],
+        key_lengths: Sequence[Int[Array, "b"] | None],
     ) -> Float[Array, "b length width"]:
         qkv = checkpoint_name(self.qkv(tokens), "qkv")
         query, key, value = (qkv[:, :, i] for i in range(3))
         outputs = []
         for segment in segments:
             source = segments[segment.reads].span
-            mask = key_masks[segment.reads]
             outputs.append(
                 jax.nn.dot_product_attention(
                     query[:, segment.span],
                     key[:, source],
                     value[:, source],
-                    mask=None if mask is None else mask[:, None, None, :],
+                    key_value_seq_lengths=key_lengths[segment.reads],
+                    implementation=self.implementation,
                 )
             )
         mixed = checkpoint_name(jnp.concatenate(outputs, axis=1), "attention_output")
@@ -117,10 +141,10 @@ class Block(nnx.Module):
         self,
         tokens: Float[Array, "b length width"],
         segments: tuple[Segment, ...],
-        key_masks: Sequence[Bool[Array, "b _"] | None],
+        key_lengths: Sequence[Int[Array, "b"] | None],
     ) -> Float[Array, "b length width"]:
         normed = self.attention_norm(tokens).astype(self.dtype)
-        tokens = tokens + self.attention(normed, segments, key_masks)
+        tokens = tokens + self.attention(normed, segments, key_lengths)
         normed = self.mlp_norm(tokens).astype(self.dtype)
         return tokens + self.mlp(normed)
 
@@ -146,12 +170,17 @@ class Tower(nnx.Module):
         segments: tuple[Segment, ...],
         key_masks: Sequence[Bool[Array, "b _"] | None],
     ) -> Float[Array, "b length width"]:
-        """Last-layer states in float32. `key_masks[i]` is False where segment i is padding."""
+        """Last-layer states in float32.
+
+        `key_masks[i]` is False where segment i is padding, which stands at its end: attention
+        takes its length, a form that fused kernels know.
+        """
+        lengths = [None if mask is None else jnp.sum(mask, axis=1) for mask in key_masks]
         definition, stacked = nnx.split(self.blocks)
 
         def layer(hidden, parameters):
             block = nnx.merge(definition, parameters)
-            return block(hidden, segments, key_masks), None
+            return block(hidden, segments, lengths), None
 
         hidden, _ = jax.lax.scan(
             _rematerialized(layer, self.remat), tokens, stacked, unroll=self.unroll
