@@ -20,6 +20,14 @@ from oner_jax.models.tower import Tower, make_segments
 from oner_jax.models.views import VIEWS, PairInputs, View, ViewStates
 
 
+class Passage(NamedTuple):
+    """`tokens` of a pair that pass `layers` layers, in which each attends to `keys` tokens."""
+
+    tokens: int
+    keys: int
+    layers: int
+
+
 @runtime_checkable
 class Backbone(Protocol):
     """What objectives, evaluation and export know of an arm."""
@@ -35,6 +43,16 @@ class Backbone(Protocol):
         self, states: Float[Array, "*batch width"], view: str
     ) -> Float[Array, "*batch features"]:
         """g for states of `view`, not yet at unit length."""
+        ...
+
+    @staticmethod
+    def passages(settings: ModelSettings, views: Sequence[View]) -> list[Passage]:
+        """What `encode` makes the tokens of `views` pass: its cost, in layers."""
+        ...
+
+    @staticmethod
+    def heads_of(view: View) -> int:
+        """How many projection heads `project` runs for `view`."""
         ...
 
 
@@ -66,6 +84,16 @@ class OneTower(nnx.Module):
         del view
         return self.projector(states)
 
+    @staticmethod
+    def passages(settings: ModelSettings, views: Sequence[View]) -> list[Passage]:
+        """Every view passes all layers of a tower."""
+        return [_passage(settings, view, settings.depth) for view in views]
+
+    @staticmethod
+    def heads_of(view: View) -> int:
+        """The one."""
+        return 1
+
 
 class OneTowerTwoHeads(nnx.Module):
     """(c) One transformer, a projection head for each modality.
@@ -93,6 +121,16 @@ class OneTowerTwoHeads(nnx.Module):
         if VIEWS[view].image and VIEWS[view].text:
             return (self.image_projector(states) + self.text_projector(states)) / 2
         return (self.image_projector if VIEWS[view].image else self.text_projector)(states)
+
+    @staticmethod
+    def passages(settings: ModelSettings, views: Sequence[View]) -> list[Passage]:
+        """Every view passes all layers of a tower."""
+        return [_passage(settings, view, settings.depth) for view in views]
+
+    @staticmethod
+    def heads_of(view: View) -> int:
+        """Both for the joint view."""
+        return view.image + view.text
 
 
 class TwoTowers(nnx.Module):
@@ -123,6 +161,16 @@ class TwoTowers(nnx.Module):
     ) -> Float[Array, "*batch features"]:
         """The head of the view's modality."""
         return (self.image_projector if view == "I" else self.text_projector)(states)
+
+    @staticmethod
+    def passages(settings: ModelSettings, views: Sequence[View]) -> list[Passage]:
+        """Every view passes all layers of a tower."""
+        return [_passage(settings, view, settings.depth) for view in views]
+
+    @staticmethod
+    def heads_of(view: View) -> int:
+        """That of its modality."""
+        return 1
 
 
 class TwoLegs(nnx.Module):
@@ -170,6 +218,20 @@ class TwoLegs(nnx.Module):
         heads = {"I": self.image_projector, "T": self.text_projector, "IT": self.joint_projector}
         return heads[view](states)
 
+    @staticmethod
+    def passages(settings: ModelSettings, views: Sequence[View]) -> list[Passage]:
+        """Each leg once for every input that it sees, then the fusion."""
+        names, half = [view.name for view in views], settings.depth // 2
+        joint = "IT" in names
+        legs = [("I", settings.depth)] if joint or "I" in names else []
+        legs += [("T", half)] * (("T" in names) + joint) + [("IT", half)] * joint
+        return [_passage(settings, VIEWS[name], layers) for name, layers in legs]
+
+    @staticmethod
+    def heads_of(view: View) -> int:
+        """That of its leg or of the fusion."""
+        return 1
+
     def _fuse(self, image: ViewStates, text: ViewStates, inputs: PairInputs) -> ViewStates:
         assert image.image is not None
         assert text.text is not None
@@ -187,6 +249,13 @@ ARCHITECTURES: Mapping[str, type[OneTower | OneTowerTwoHeads | TwoTowers | TwoLe
     "two_towers": TwoTowers,
     "two_legs": TwoLegs,
 }
+
+
+def _passage(settings: ModelSettings, view: View, layers: int) -> Passage:
+    def tokens(view: View) -> int:
+        return 1 + view.image * settings.patches + view.text * settings.text_tokens
+
+    return Passage(tokens(view), tokens(VIEWS[view.reads]), layers)
 
 
 def _encode_together(

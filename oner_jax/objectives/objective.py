@@ -73,6 +73,7 @@ class Objective:
         online = query_views + rebuilt_views + ([] if self.has_twin else key_views)
         self.online_views = _views(online)
         self.key_views = _views(key_views) if self.has_twin else ()
+        self.contrasted_views = frozenset(query_views if self.has_twin else query_views + key_views)
         rebuilds_pixels = any(term.pixels for term in self.reconstructive.values())
         rebuilds_words = any(term.words for term in self.reconstructive.values())
         self._image_mask_fraction = settings.image_mask_fraction if rebuilds_pixels else 0.0
@@ -154,11 +155,10 @@ class Objective:
             batch.patch_mask if self._image_mask_fraction else None,
         )
         states = model.backbone.encode(inputs, self.online_views)
-        wanted = {name for views in self.query_sets + self.key_sets for name in views}
         projected = {
             name: model.backbone.project(state.cls, name)
             for name, state in states.items()
-            if name in wanted
+            if name in self.contrasted_views
         }
         queries = {name: unit(model.predict(vectors)) for name, vectors in projected.items()}
         keys = {} if self.has_twin else {name: unit(x) for name, x in projected.items()}

@@ -6,26 +6,17 @@ remat policy computes twice do not count. A backward pass is twice its forward p
 gradient of the pixels; the momentum twin has none.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from oner_jax.models.architectures import ARCHITECTURES, Passage
 from oner_jax.models.inputs import convolution_shapes
 from oner_jax.models.settings import ModelSettings
 from oner_jax.models.tower import SAVED_NAMES
 from oner_jax.models.views import VIEWS, View
 from oner_jax.objectives.masking import masked_blocks, prediction_slots
 from oner_jax.objectives.objective import Objective
-
-
-@dataclasses.dataclass(frozen=True)
-class Passage:
-    """`tokens` of one pair pass `layers` layers in which each attends to `keys` tokens."""
-
-    tokens: int
-    keys: int
-    layers: int
 
 
 class LayerFlops(NamedTuple):
@@ -62,42 +53,34 @@ class StepFlops(NamedTuple):
 def step_flops(model: ModelSettings, objective: Objective, batch_size: int) -> StepFlops:
     """FLOPs for one pair of a global batch of `batch_size`."""
     online, keys = objective.online_views, objective.key_views
-    projector = (model.width, *[model.projection_hidden_width] * 2, model.projection_width)
+    contrasted = [VIEWS[name] for name in sorted(objective.contrasted_views)]
     predictor = (model.projection_width, model.predictor_hidden_width, model.projection_width)
-    projection = dense_flops(*projector)
-    prediction = dense_flops(*predictor)
+    prediction = dense_flops(*predictor) if model.predictor_hidden_width else 0
     return StepFlops(
         stem=2 * _stem_flops(model) * any(view.image for view in online),
         tower=3 * _tower_flops(model, online),
-        heads=3 * len(online) * (projection + prediction) * bool(objective.contrastive),
+        heads=3 * (_projection_flops(model, contrasted) + len(contrasted) * prediction),
         pixels=3 * _pixel_flops(model, objective),
         words=3 * _word_flops(model, objective),
         keys=_stem_flops(model) * any(view.image for view in keys)
         + _tower_flops(model, keys)
-        + len(keys) * projection,
-        contrast=_contrast_flops(model, objective, batch_size),
+        + _projection_flops(model, keys),
+        contrast=(2 if objective.has_twin else 3) * _logits_flops(model, objective, batch_size),
     )
 
 
 def recomputed_fraction(model: ModelSettings, objective: Objective, batch_size: int) -> float:
-    """Share of the step's FLOPs that `model.remat` makes the step do a second time."""
-    if model.remat == "none":
-        return 0.0
+    """Share of the step's FLOPs that it does a second time.
+
+    That is what `model.remat` does not keep and, where keys carry a gradient, the logits.
+    """
+    twice = 0 if objective.has_twin else _logits_flops(model, objective, batch_size)
     # A layer's output is the next one's input, which is always kept.
     kept = {"mlp_output", *SAVED_NAMES.get(model.remat, ())}
-    twice = 0
-    for passage in passages(model, objective.online_views):
+    for passage in _online_passages(model, objective) if model.remat != "none" else []:
         layer = layer_flops(model, passage.tokens, passage.keys)._asdict()
         twice += passage.layers * sum(flops for name, flops in layer.items() if name not in kept)
     return twice / step_flops(model, objective, batch_size).total
-
-
-def passages(model: ModelSettings, views: Sequence[View]) -> list[Passage]:
-    """Which layers the tokens of `views` pass."""
-    return [
-        Passage(_tokens(model, view), _tokens(model, VIEWS[view.reads]), model.depth)
-        for view in views
-    ]
 
 
 def layer_flops(model: ModelSettings, tokens: int, keys: int) -> LayerFlops:
@@ -117,15 +100,21 @@ def dense_flops(*widths: int) -> int:
     return sum(2 * a * b for a, b in itertools.pairwise(widths))
 
 
-def _tokens(model: ModelSettings, view: View) -> int:
-    return 1 + view.image * model.patches + view.text * model.text_tokens
+def _online_passages(model: ModelSettings, objective: Objective) -> list[Passage]:
+    return ARCHITECTURES[model.architecture].passages(model, objective.online_views)
 
 
 def _tower_flops(model: ModelSettings, views: Sequence[View]) -> int:
     return sum(
         passage.layers * sum(layer_flops(model, passage.tokens, passage.keys))
-        for passage in passages(model, views)
+        for passage in ARCHITECTURES[model.architecture].passages(model, views)
     )
+
+
+def _projection_flops(model: ModelSettings, views: Sequence[View]) -> int:
+    hidden = [model.projection_hidden_width] * (model.projection_layers - 1)
+    heads = sum(ARCHITECTURES[model.architecture].heads_of(view) for view in views)
+    return heads * dense_flops(model.width, *hidden, model.projection_width)
 
 
 def _stem_flops(model: ModelSettings) -> int:
@@ -156,10 +145,10 @@ def _word_flops(model: ModelSettings, objective: Objective) -> int:
     return terms * slots * dense_flops(model.width, model.width, model.vocabulary_size)
 
 
-def _contrast_flops(model: ModelSettings, objective: Objective, batch_size: int) -> int:
-    """Every query meets every key, once forward and once for the query's gradient."""
+def _logits_flops(model: ModelSettings, objective: Objective, batch_size: int) -> int:
+    """Every query meets every key; a gradient of queries or of keys costs the same again."""
     pairs = sum(len(term) for term in objective.contrastive.values())
-    return 2 * pairs * dense_flops(model.projection_width, batch_size)
+    return pairs * dense_flops(model.projection_width, batch_size)
 
 
 def saved_bytes(model: ModelSettings, objective: Objective) -> int:
@@ -170,7 +159,6 @@ def saved_bytes(model: ModelSettings, objective: Objective) -> int:
     widths = {"qkv": 3 * model.width, "mlp_hidden": model.mlp_width}
     kept = SAVED_NAMES.get("cheap" if model.remat == "none" else model.remat, ())
     width = model.width + sum(widths.get(name, model.width) for name in kept)
-    tokens = sum(
-        passage.layers * passage.tokens for passage in passages(model, objective.online_views)
-    )
+    online = _online_passages(model, objective)
+    tokens = sum(passage.layers * passage.tokens for passage in online)
     return tokens * width * model.compute_dtype.itemsize

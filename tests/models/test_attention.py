@@ -39,7 +39,7 @@ def test_cudnn_where_it_cannot_be_is_bad_input(monkeypatch, backend, dtype):
 
 def test_padding_is_as_if_it_were_not_there():
     settings = small.settings()
-    tower = Tower(settings, rngs=nnx.Rngs(0))
+    tower = Tower(settings, settings.depth, rngs=nnx.Rngs(0))
     tokens = jnp.asarray(np.random.default_rng(0).normal(size=(1, 7, settings.width)), jnp.float32)
     mask = jnp.arange(7)[None] < 4
     padded = tower(tokens, make_segments([7], [0]), [mask])[:, :4]

@@ -37,9 +37,9 @@ def _is_jaxpr(value) -> bool:
     return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
-def traced_flops(settings, weights) -> float:
+def traced_flops(settings, weights, **constants) -> float:
     """Of keys, loss and gradient for a batch of 8, per pair."""
-    model, objective = PureModel(settings), small.objective(settings, weights)
+    model, objective = PureModel(settings), small.objective(settings, weights, **constants)
     batch = small.batch(settings)
     parameters = model.abstract_parameters
 
@@ -57,6 +57,7 @@ def traced_flops(settings, weights) -> float:
     [
         small.ALL_TERMS,
         {"itc": 1.0},
+        {"xmc": 1.0, "cic": 1.0},
         {"cmc": 1.0, "mlm": 1.0},
         {"mmm": 1.0},
     ],
@@ -68,7 +69,34 @@ def test_step_flops_count_every_product_of_the_step(weights):
     assert counted.total == traced_flops(settings, weights)
 
 
-@pytest.mark.parametrize("remat", ["full", "attention", "cheap"])
+@pytest.mark.parametrize(
+    ("architecture", "weights"),
+    [
+        ("one_tower_two_heads", small.ALL_TERMS),
+        ("two_legs", small.ALL_TERMS),
+        ("two_legs", {"mmm": 1.0}),
+        ("two_towers", {"itc": 1.0, "mim": 1.0}),
+    ],
+)
+def test_of_every_architecture(architecture, weights):
+    settings = small.settings(architecture=architecture)
+    counted = step_flops(settings, small.objective(settings, weights), 8)
+    assert counted.total == traced_flops(settings, weights)
+
+
+@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
+def test_keys_with_a_gradient_meet_the_queries_twice(form):
+    settings = small.settings(
+        architecture="two_towers", projection_layers=1, predictor_hidden_width=0
+    )
+    constants = {"keys": "online", "form": form}
+    objective = small.objective(settings, {"itc": 1.0}, **constants)
+    total = step_flops(settings, objective, 8).total
+    again = total * recomputed_fraction(settings, objective, 8)
+    assert total + again == pytest.approx(traced_flops(settings, {"itc": 1.0}, **constants))
+
+
+@pytest.mark.parametrize("remat", ["cheap", "mlp", "qkv", "attention", "full"])
 def test_recomputed_fraction_is_what_remat_adds(remat):
     settings = small.settings(remat=remat)
     objective = small.objective(settings)
