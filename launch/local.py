@@ -39,7 +39,8 @@ def main() -> int:
     if options.processes < 1:
         parser.error("--processes is at least 1")
     processes, printers = _start(options)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # Passed on, so that a training run saves before it ends.
+    signal.signal(signal.SIGTERM, lambda *_: _signal(processes, signal.SIGTERM))
     try:
         exit_code = _wait(processes)
     finally:
@@ -97,11 +98,15 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
         time.sleep(POLL_SECONDS)
 
 
+def _signal(processes: list[subprocess.Popen[bytes]], number: int) -> None:
+    for process in processes:
+        process.send_signal(number)
+
+
 def _end(processes: list[subprocess.Popen[bytes]], grace_seconds: float) -> None:
-    for stop in (lambda _: None, subprocess.Popen.terminate, subprocess.Popen.kill):
+    for number in (0, signal.SIGTERM, signal.SIGKILL):  # the first only asks
         running = [process for process in processes if process.poll() is None]
-        for process in running:
-            stop(process)
+        _signal(running, number)
         deadline = time.monotonic() + grace_seconds
         while any(process.poll() is None for process in running) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from oner_jax import configuration
 from oner_jax.data.text import Tokenizer
-from oner_jax.errors import InputError, run_program
+from oner_jax.errors import InputError, Preempted, run_program
 from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed
 from oner_jax.parallel.chips import Peak
@@ -80,8 +80,8 @@ def train(config: ConfigDict, folder: Path) -> TrainState:
             first_step=first_step,
             total_steps=config.total_steps,
         )
-        with log:
-            state = _loop(recipe, state, first_step, batches, rows, checkpoints, log, data)
+        with log, distributed.StopRequest() as stop:
+            state = _loop(recipe, state, first_step, batches, rows, checkpoints, log, stop, data)
     return state
 
 
@@ -109,14 +109,19 @@ def _loop(
     rows: Mapping[str, LocalRows],
     checkpoints: Checkpoints,
     log: MetricsLog,
+    stop: distributed.StopRequest,
     data: dict[str, Any],
 ) -> TrainState:
-    """Step to the end. Blocks on the device only to log, one step late, and to save."""
+    """Step to the end. Blocks on the device only to log, one step late, and to save.
+
+    Raises Preempted when asked to stop, with a checkpoint of the step at which it did.
+    """
     config = recipe.config
     throughput = Throughput(
         config.batch_size, recipe.flops.total, Peak.of(recipe.mesh.devices.flatten().tolist())
     )
     pending: tuple[int, Metrics] | None = None
+    stopping = False
     for done in range(first_step + 1, config.total_steps + 1):
         with throughput.waiting_for_data():
             arrays = next(batches)
@@ -133,14 +138,19 @@ def _loop(
             throughput.start(done)
         if done % config.log_interval_steps == 0 or last:
             pending = (done, metrics)
-        if last or checkpoints.due(done):
+        stopping = stop.at(done) and not last
+        if last or stopping or checkpoints.due(done):
             jax.block_until_ready(state)
             with throughput.paused():
                 position = {"step": done, "examples_seen": done * config.batch_size, "data": data}
                 checkpoints.save(done, state, position)
         log.advance()
+        if stopping:
+            break
     if pending is not None:
         _write(log, throughput, *pending)
+    if stopping:
+        raise Preempted(f"stopped as asked at step {done}; the same command continues from there")
     return state
 
 

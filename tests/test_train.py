@@ -95,6 +95,29 @@ def test_killed_and_continued_is_bit_identical_to_uninterrupted(finished, tmp_pa
         jax.tree.map(np.testing.assert_array_equal, one.parameters, other.parameters)
 
 
+def test_a_run_asked_to_stop_saves_and_says_how_to_go_on(tmp_path):
+    workdir = tmp_path / "stopped"
+    process = subprocess.Popen(
+        command(workdir, "--config.total_steps=100000", "--config.log_interval_steps=1"),
+        cwd=ROOT,
+        env=environment(1),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not available_steps(workdir) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, complaint = process.communicate(timeout=100)
+    assert process.returncode == 75, complaint
+    step = available_steps(workdir)[-1]
+    assert complaint.strip().endswith(
+        f"stopped as asked at step {step}; the same command continues from there"
+    )
+    assert metrics(workdir)[-1]["step"] == step
+
+
 def test_a_finished_run_stays_as_it_is(finished):
     before = (finished / "metrics.jsonl").read_bytes()
     result = run(finished)

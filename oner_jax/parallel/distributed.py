@@ -8,6 +8,7 @@ without that they would wait in the next collective operation until a time-out w
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import jax
 from absl import flags
+from jax.experimental import multihost_utils
 
 from oner_jax.errors import ClusterError, InputError, Preempted, report
 from oner_jax.parallel.accelerators import PLATFORMS, use_platform
@@ -84,6 +86,34 @@ def session() -> Iterator[None]:
         _end_all(error, hosts[place.process_id])
     finally:
         watcher.stop()
+
+
+class StopRequest:
+    """Whether the run was asked to stop, by SIGTERM to any of its processes.
+
+    That is how SLURM, Kubernetes and preemptible machines announce that time is nearly up. Use as
+    a context manager around the steps.
+    """
+
+    def __init__(self) -> None:
+        self._received = False
+
+    def __enter__(self) -> "StopRequest":
+        # With several processes JAX listens itself, and agrees on the step with the others.
+        if _client() is None:
+            self._before = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if _client() is None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _receive(self, *_: object) -> None:
+        self._received = True
+
+    def at(self, step: int) -> bool:
+        """Whether to stop after `step`: on all processes the same. Ask at every step."""
+        return self._received or multihost_utils.reached_preemption_sync_point(step)
 
 
 def is_main() -> bool:

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -70,10 +71,35 @@ def test_processes_of_different_configs_do_not_start():
     assert "[0] stopped, because process 1" in result.stderr
 
 
-def test_a_missing_process_is_named_in_one_line():
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    place = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=3", "--process_id=0"]
+        return server.getsockname()[1]
+
+
+def test_under_slurm_nothing_has_to_be_said():
+    job = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": "2",
+        "JAX_COORDINATOR_PORT": str(free_port()),
+    }
+    tasks = [
+        subprocess.Popen(
+            MEMBER,
+            cwd=ROOT,
+            env=os.environ | job | {"SLURM_PROCID": number, "SLURM_LOCALID": number},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in ("0", "1")
+    ]
+    said = [task.communicate(timeout=100)[0] for task in tasks]
+    assert said == ["0 of 2, 16 devices\n", "1 of 2, 16 devices\n"]
+
+
+def test_a_missing_process_is_named_in_one_line():
+    place = [f"--coordinator_address=127.0.0.1:{free_port()}"]
+    place += ["--num_processes=3", "--process_id=0"]
     result = run([*MEMBER, *place, "--startup_timeout_seconds=1"])
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
@@ -148,6 +174,31 @@ def assert_same_run(workdir: Path, other: Path) -> None:
 def test_two_processes_train_as_one(one, two):
     assert available_steps(two) == [2, 4]
     assert_same_run(one, two)
+
+
+@pytest.mark.slow
+def test_two_processes_asked_to_stop_do_so_at_the_same_step(tmp_path):
+    workdir = tmp_path / "stopped"
+    own = ["--processes=2", "--devices_per_process=1", "--grace_seconds=30", "--"]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "launch/local.py", *own),
+            *(*TRAIN, "--config.total_steps=100000", f"--workdir={workdir}"),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not available_steps(workdir) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    _, complaint = process.communicate(timeout=200)
+    assert process.returncode == 75, complaint
+    said = f"stopped as asked at step {available_steps(workdir)[-1]};"
+    assert f"[0] {said}" in complaint
+    assert f"[1] {said}" in complaint
 
 
 def test_a_run_of_two_processes_goes_on_as_one(one, two, tmp_path):
