@@ -3,12 +3,27 @@
 import time
 
 import jax
+import numpy as np
 from absl import flags
 
 from oner_jax.errors import InputError, run_program
 from oner_jax.parallel import distributed
+from oner_jax.parallel.mesh import AXES, LocalRows, make_mesh, replicated
 
-ROLE = flags.DEFINE_enum("role", "well", ["well", "fails", "crashes", "differs"], "What to do.")
+ROLES = ("well", "rows", "fails", "crashes", "differs")
+ROLE = flags.DEFINE_enum("role", "well", ROLES, "What to do.")
+
+
+def put_batches_together():
+    """Over meshes on which a process's rows are not its share in order."""
+    values = np.arange(48).reshape(16, 3)
+    for sizes in ((1, -1, 1, 1), (1, 1, 2, 2), (1, 1, 1, 4)):
+        mesh = make_mesh(dict(zip(AXES, sizes, strict=True)), jax.devices()[::-1])
+        rows = LocalRows(mesh, 16)
+        batch = rows.globally(values[rows.numbers])
+        whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))(batch)
+        np.testing.assert_array_equal(whole, values)
+        print(f"{sizes}: rows {rows.numbers[0]} to {rows.numbers[-1]}")
 
 
 def main(_):
@@ -20,7 +35,9 @@ def main(_):
             raise InputError("record 9 cannot be decoded")
         if ROLE.value == "crashes" and not last:
             raise ZeroDivisionError("on process 0")
-        if ROLE.value != "well":
+        if ROLE.value == "rows":
+            put_batches_together()
+        elif ROLE.value != "well":
             time.sleep(60)  # in the place of a collective operation that never ends
         distributed.wait_for_all("middle")
         print(f"{jax.process_index()} of {jax.process_count()}, {jax.device_count()} devices")

@@ -48,6 +48,19 @@ def test_processes_see_the_devices_of_all():
     assert "[1] 1 of 2, 6 devices" in result.stdout
 
 
+def test_every_process_gives_the_rows_that_its_devices_hold():
+    result = run([*MEMBER, "--role=rows"], processes=2, devices=2)
+    assert result.returncode == 0, result.stderr
+    for said in (
+        "[0] (1, -1, 1, 1): rows 8 to 15",
+        "[1] (1, -1, 1, 1): rows 0 to 7",
+        "[0] (1, 1, 2, 2): rows 8 to 15",
+        "[0] (1, 1, 1, 4): rows 0 to 15",
+        "[1] (1, 1, 1, 4): rows 0 to 15",
+    ):
+        assert said in result.stdout
+
+
 def test_bad_input_on_one_process_ends_all_with_its_cause():
     result = run([*MEMBER, "--role=fails"], processes=2)
     assert result.returncode == 2, result.stderr
