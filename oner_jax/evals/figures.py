@@ -73,7 +73,13 @@ def _panel(theme: Theme, title: str, inches: tuple[float, float]) -> "tuple[Figu
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=inches, facecolor=theme.background, layout="constrained")
-    axes = figure.add_subplot(facecolor=theme.background)
+    axes = figure.add_subplot()
+    _dress(axes, theme, title)
+    return figure, axes
+
+
+def _dress(axes: "Axes", theme: Theme, title: str) -> None:
+    axes.set_facecolor(theme.background)
     axes.set_title(title, loc="left", color=theme.text, fontsize=11, fontweight="bold", pad=8)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
@@ -83,7 +89,6 @@ def _panel(theme: Theme, title: str, inches: tuple[float, float]) -> "tuple[Figu
     axes.set_axisbelow(True)
     axes.xaxis.label.set_color(theme.muted)
     axes.yaxis.label.set_color(theme.muted)
-    return figure, axes
 
 
 def _legend_below(figure: "Figure", axes: "Axes", theme: Theme) -> None:
@@ -153,6 +158,38 @@ def view_map(
 ) -> "Figure":
     """t-SNE points of I, T and, where it is, IT; thin lines join the points of `links` pairs."""
     figure, axes = _panel(theme, title, SQUARE_INCHES)
+    _draw_map(axes, theme, points, links)
+    _legend_below(figure, axes, theme)
+    return figure
+
+
+def view_maps(
+    theme: Theme,
+    panels: Sequence[tuple[str, Mapping[str, Sequence[Sequence[float]]]]],
+    links: int = 40,
+) -> "Figure":
+    """Maps of several models or checkpoints side by side, each a title and the points of a `map`.
+
+    The paper's triptych is three: naive contrast at the end, contextual mixing early and late.
+    """
+    from matplotlib.figure import Figure
+
+    width, height = SQUARE_INCHES
+    figure = Figure(
+        figsize=(width * len(panels), height), facecolor=theme.background, layout="constrained"
+    )
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, points) in zip(row, panels, strict=True):
+        _dress(axes, theme, title)
+        _draw_map(axes, theme, points, links)
+    most = max(range(len(panels)), key=lambda index: len(panels[index][1]))
+    _legend_below(figure, row[most], theme)
+    return figure
+
+
+def _draw_map(
+    axes: "Axes", theme: Theme, points: Mapping[str, Sequence[Sequence[float]]], links: int
+) -> None:
     flat = {view: np.asarray(own) for view, own in points.items()}
     pairs = len(flat["I"])
     for pair in range(0, pairs, max(1, pairs // links)):
@@ -176,8 +213,6 @@ def view_map(
     axes.set_aspect("equal", adjustable="datalim")
     axes.set(xticks=[], yticks=[])
     axes.spines["bottom"].set_visible(False)
-    _legend_below(figure, axes, theme)
-    return figure
 
 
 def cosine_histogram(

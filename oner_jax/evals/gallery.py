@@ -28,7 +28,7 @@ def composed_queries(
         '<div class="query"><div class="asked both">'
         f"{page.thumbnail(pictures[query['index']], query['caption'])}"
         f"<span>+ “{escape(query['phrase'])}”"
-        f"<small>sought: {escape(' / '.join(query['right']))}</small></span></div>"
+        f"<small>sought: {escape(', or '.join(query['right']))}</small></span></div>"
         f"{_found(query['found'][kind], pictures)}</div>"
         for query in queries
     ]

@@ -68,18 +68,25 @@ def overlap(
     return shared / (areas[0] + areas[1] - shared)
 
 
-def box_around_largest(
-    heat: Float[np.ndarray, "side side"], threshold: float
-) -> Float[np.ndarray, "4"]:
-    """Tight box of the largest connected region in which a map of range [0, 1] is hot enough.
+def boxes_around_largest(
+    heat: Float[np.ndarray, "queries side side"], threshold: float
+) -> Float[np.ndarray, "queries 4"]:
+    """Tight box of the largest connected region in which each map is hot enough.
 
-    As in WSOL evaluation (Choe et al., CVPR 2020), neighbours across a corner count as connected.
+    Maps run from 0 to 1, so that every one is hot somewhere. As in WSOL evaluation (Choe et al.,
+    CVPR 2020), neighbours across a corner count as connected.
     """
-    regions, number = ndimage.label(heat >= threshold, structure=np.ones((3, 3)))
-    largest = int(np.argmax(np.bincount(regions.ravel(), minlength=number + 1)[1:]))
-    rows, columns = ndimage.find_objects(regions)[largest]
-    edges = [columns.start, rows.start, columns.stop, rows.stop]
-    return np.array(edges, np.float64) / len(heat)
+    within_a_map = np.zeros((3, 3, 3), int)
+    within_a_map[1] = 1
+    regions, number = ndimage.label(heat >= threshold, structure=within_a_map)
+    sizes = np.bincount(regions.ravel(), minlength=number + 1)[1:]
+    boxes = np.zeros((len(heat), 4))
+    largest = np.zeros(len(heat), int)
+    for size, (maps, rows, columns) in zip(sizes, ndimage.find_objects(regions), strict=True):
+        if size > largest[maps.start]:
+            largest[maps.start] = size
+            boxes[maps.start] = columns.start, rows.start, columns.stop, rows.stop
+    return boxes / heat.shape[1]
 
 
 def localisation(
@@ -146,12 +153,7 @@ def _boxes_at_best_threshold(
     low, high = (edge(heat, axis=(1, 2), keepdims=True) for edge in (np.min, np.max))
     scaled = (heat - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
     scaled[(high == low)[:, 0, 0]] = 1.0  # a flat map is hot everywhere: the whole picture
-    found = np.stack(
-        [
-            [box_around_largest(heat, threshold) for heat in scaled]
-            for threshold in THRESHOLDS.tolist()
-        ]
-    )
+    found = np.stack([boxes_around_largest(scaled, threshold) for threshold in THRESHOLDS.tolist()])
     right = [_right(at_threshold, boxes)[~scored].mean() for at_threshold in found]
     return found[int(np.argmax(right))]
 

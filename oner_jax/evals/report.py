@@ -105,9 +105,11 @@ class Report:
                 min(histogram["edges"][0] for histogram in cosines.values()),
                 max(histogram["edges"][-1] for histogram in cosines.values()),
             )
+            panels = []
             for label, cells in self.columns.items():
                 title = sections.OWN if label == own_label else label
                 points = cells[dataset]["map"].content["points"]
+                panels.append((title, points))
                 maps.append(
                     self._figure(
                         f"map {dataset} {title}",
@@ -128,6 +130,8 @@ class Report:
                         ),
                     )
                 )
+            together = figures.render(figures.view_maps(figures.LIGHT, panels))
+            write_whole(self.directory / f"maps_{_slug(dataset)}.png", together)
             parts.append(
                 f"<h3>{escape(dataset)}: the map</h3>{page.grid(maps)}"
                 f"<h3>{escape(dataset)}: how near do pictures lie to their captions?</h3>"

@@ -5,7 +5,7 @@ import pytest
 
 from oner_jax.evals.localisation import (
     MAP_SIDE,
-    box_around_largest,
+    boxes_around_largest,
     heat_maps,
     localisation,
     other_picture,
@@ -61,14 +61,21 @@ def test_overlap_equals_counting_pixels():
         assert value == pytest.approx(counted)
 
 
-def test_the_box_is_around_the_largest_region():
-    heat = np.zeros((10, 10))
-    heat[1, 1] = 1.0
-    heat[4:6, 3:7] = 0.6
-    heat[6, 7] = 0.5  # touches by a corner
-    np.testing.assert_allclose(box_around_largest(heat, 0.55), [0.3, 0.4, 0.7, 0.6])
-    np.testing.assert_allclose(box_around_largest(heat, 0.45), [0.3, 0.4, 0.8, 0.7])
-    np.testing.assert_allclose(box_around_largest(heat, 0.9), [0.1, 0.1, 0.2, 0.2])
+def test_boxes_are_around_the_largest_region():
+    heat = np.zeros((3, 10, 10))
+    heat[0, 1, 1] = 1.0
+    heat[0, 4:6, 3:7] = 0.6
+    heat[0, 6, 7] = 0.5  # touches by a corner
+    heat[1] = 1.0
+    heat[2, 9, 2:4] = 1.0
+    rest = [[0, 0, 1, 1], [0.2, 0.9, 0.4, 1]]
+    for threshold, box in (
+        (0.55, [0.3, 0.4, 0.7, 0.6]),
+        (0.45, [0.3, 0.4, 0.8, 0.7]),
+        (0.9, [0.1, 0.1, 0.2, 0.2]),
+    ):
+        found = boxes_around_largest(heat, threshold)
+        np.testing.assert_allclose(found, np.array([box, *rest]))
 
 
 def planted(number: int = 40) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:

@@ -145,6 +145,11 @@ def test_every_figure_lies_beside_the_page_in_both_themes(colour_world):
         for suffix in ("", "_dark"):
             with Image.open(folder / f"{name}{suffix}.png") as picture:
                 assert min(picture.size) > 400
+    with (
+        Image.open(folder / "maps_val.png") as both,
+        Image.open(folder / "map_val_this_model.png") as one,
+    ):
+        assert both.size == (2 * one.width, one.height)
     assert {"examples_val_certain.png", "examples_val_text_to_image.png"} <= names
     assert not [name for name in names if name.endswith(".partial")]
     light, dark = (
