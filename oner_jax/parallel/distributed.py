@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from oner_jax.errors import ClusterError, InputError, Preempted, report
 from oner_jax.parallel.accelerators import PLATFORMS, use_platform
-from oner_jax.parallel.rendezvous import Place, meet
+from oner_jax.parallel.rendezvous import Place, listed, meet
 
 COORDINATOR_ADDRESS = flags.DEFINE_string(
     "coordinator_address", None, "By hand on several hosts: host:port of process 0."
@@ -74,6 +74,10 @@ def session() -> Iterator[None]:
         cluster_detection_method="deactivate",
         initialization_timeout=int(timeout_seconds),
     )
+    if place.process_id == 0:
+        # What JAX says of a process that is killed names it by number alone.
+        named = listed(f"{number} on {host}" for number, host in enumerate(hosts))
+        print(f"processes   {named}", file=sys.stderr)
     watcher = _Watcher()
     try:
         use_platform(PLATFORM.value)

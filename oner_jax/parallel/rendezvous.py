@@ -172,7 +172,7 @@ def _describe_missing(
     noun = "process" if len(missing) == 1 else "processes"
     return (
         f"{len(missing)} of {num_processes} processes did not come within {timeout_seconds:.0f} s: "
-        f"missing {noun} {_listed(missing)}; came {_listed(came)}. Start the missing, or allow "
+        f"missing {noun} {listed(missing)}; came {listed(came)}. Start the missing, or allow "
         "more time with --startup_timeout_seconds"
     )
 
@@ -188,7 +188,8 @@ def _describe_difference(own: Mapping[str, Any], other: Mapping[str, Any]) -> st
     return None
 
 
-def _listed(items: Iterable[object]) -> str:
+def listed(items: Iterable[object]) -> str:
+    """`a, b, c`, cut short where there are many."""
     texts = [str(item) for item in items]
     rest = f" and {len(texts) - _LISTED} more" if len(texts) > _LISTED else ""
     return ", ".join(texts[:_LISTED]) + rest

@@ -1,12 +1,18 @@
 """The mesh: its sizes, and that nothing but `slice` crosses slices."""
 
 import itertools
+import math
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
+from configs.oner import get_config
 from oner_jax.errors import InputError
+from oner_jax.models.architectures import ARCHITECTURES
+from oner_jax.models.pretraining import PureModel
+from oner_jax.models.settings import ModelSettings
 from oner_jax.parallel import mesh as meshes
 
 
@@ -90,3 +96,17 @@ def test_a_batch_put_together_from_its_rows_is_the_batch(shape):
     whole = rows.globally(values)
     assert whole.sharding == meshes.batch_sharding(rows.mesh)
     np.testing.assert_array_equal(whole, values)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_one_table_of_rules_cuts_every_architecture(architecture):
+    config = get_config(f"b16,architecture={architecture}")
+    config.model.vocabulary_size = 32_000
+    tree = PureModel(ModelSettings.from_config(config.model)).abstract_parameters
+    placed = meshes.shardings(tree, meshes.make_mesh(sizes(1, 1, 8, 1)), config.sharding_rules)
+    whole, held = 0, 0
+    for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(placed), strict=True):
+        whole += math.prod(leaf.shape)
+        held += math.prod(sharding.shard_shape(leaf.shape))
+    # An eighth, and what is small: the patch embedding, positions, vectors.
+    assert held < 0.14 * whole
