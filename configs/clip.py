@@ -26,7 +26,7 @@ def get_config(argument: str = "b16") -> ConfigDict:
     model.projection_layers = 1
     model.projection_hidden_width = model.predictor_hidden_width = 0
     model.learned_logits = True
-    objective.keys = "online"
+    objective.key_source = "online"
     objective.temperature = 0.07
     if recipe.options["sigmoid"]:
         objective.form = "sigmoid"

@@ -92,7 +92,7 @@ def get_config(argument: str = "b16") -> ConfigDict:
 
     config.objective = objective = ConfigDict()
     objective.weights = dict.fromkeys(TERMS, 0.0) | dict.fromkeys(_terms(recipe), 1.0)
-    objective.keys = "momentum"
+    objective.key_source = "momentum"
     objective.form = "softmax"
     objective.temperature = 0.2
     objective.logit_bias = 0.0

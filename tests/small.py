@@ -47,7 +47,7 @@ def one_device() -> Mesh:
 
 def objective(model: ModelSettings, weights=None, mesh=None, **changes) -> Objective:
     constants: dict[str, Any] = dict(
-        keys="momentum",
+        key_source="momentum",
         form="softmax",
         logit_bias=0.0,
         temperature=0.2,

@@ -82,7 +82,7 @@ class Objective:
     @property
     def has_twin(self) -> bool:
         """Whether keys are a momentum twin's."""
-        return self.settings.keys == "momentum"
+        return self.settings.key_source == "momentum"
 
     def prepare(self, key: Key[Array, ""], batch: Batch) -> PreparedBatch:
         """Draw the masks of the global batch: one for images, two independent ones for words."""

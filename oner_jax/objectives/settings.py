@@ -10,21 +10,21 @@ from oner_jax.errors import InputError
 from oner_jax.objectives.contrastive import Form
 from oner_jax.objectives.terms import TERMS, required_views
 
-KEYS = ("momentum", "online")
+KEY_SOURCES = ("momentum", "online")
 
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveSettings:
     """`config.objective`: a weight by term's name (0 leaves it out) and the terms' constants.
 
-    `keys` says whose projections the queries meet: the momentum twin's, or the online model's own,
+    `key_source` says whose projections the queries meet: the momentum twin's, or the online model's own,
     through which the gradient then flows too (CLIP). `form` is that of the contrast, softmax or
     sigmoid. `logit_bias` is added to logits of the sigmoid form; with `model.learned_logits` it and
     `temperature` are only where training starts.
     """
 
     weights: Mapping[str, float]
-    keys: str
+    key_source: str
     form: Form
     temperature: float
     logit_bias: float
@@ -39,7 +39,7 @@ class ObjectiveSettings:
                 raise InputError(f"objective.weights.{name}: terms are {', '.join(TERMS)}")
         if not any(weight > 0 for weight in self.weights.values()):
             raise InputError("objective.weights: every weight is 0, there is nothing to learn")
-        for name, valid in (("keys", KEYS), ("form", get_args(Form))):
+        for name, valid in (("key_source", KEY_SOURCES), ("form", get_args(Form))):
             if getattr(self, name) not in valid:
                 raise InputError(
                     f"objective.{name}={getattr(self, name)!r} is not one of {', '.join(valid)}"

@@ -82,7 +82,7 @@ def _arrays(state: TrainState) -> dict[str, Any]:
 
 def has_twin(config: ConfigDict) -> bool:
     """Whether a run of this config keeps a momentum twin."""
-    return config.objective["keys"] == "momentum"
+    return config.objective.key_source == "momentum"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -205,14 +205,14 @@ def test_contrast_alone_sees_unmasked_inputs():
         ({"weights": {"itc": 0.0}}, "weight"),
         ({"temperature": 0.0}, "temperature"),
         ({"form": "hinge"}, "form"),
-        ({"keys": "queue"}, "keys"),
+        ({"key_source": "queue"}, "key_source"),
         ({"word_mask_fraction": 1.0}, "word_mask_fraction"),
     ],
 )
 def test_an_impossible_objective_is_refused_by_name(change, named):
     valid = dict(
         weights={"itc": 1.0},
-        keys="momentum",
+        key_source="momentum",
         form="softmax",
         logit_bias=0.0,
         temperature=0.1,

@@ -89,7 +89,7 @@ def test_keys_with_a_gradient_meet_the_queries_twice(form):
     settings = small.settings(
         architecture="two_towers", projection_layers=1, predictor_hidden_width=0
     )
-    constants = {"keys": "online", "form": form}
+    constants = {"key_source": "online", "form": form}
     objective = small.objective(settings, {"itc": 1.0}, **constants)
     total = step_flops(settings, objective, 8).total
     again = total * recomputed_fraction(settings, objective, 8)

@@ -84,7 +84,7 @@ CLIP = dict(
         ("projection_layers", 1),
         ("learned_logits", True),
     ),
-    keys="online",
+    key_source="online",
     weights={"itc": 1.0, "mlm": 0.5},
 )
 
