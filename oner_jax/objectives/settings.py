@@ -17,10 +17,10 @@ KEY_SOURCES = ("momentum", "online")
 class ObjectiveSettings:
     """`config.objective`: a weight by term's name (0 leaves it out) and the terms' constants.
 
-    `key_source` says whose projections the queries meet: the momentum twin's, or the online model's own,
-    through which the gradient then flows too (CLIP). `form` is that of the contrast, softmax or
-    sigmoid. `logit_bias` is added to logits of the sigmoid form; with `model.learned_logits` it and
-    `temperature` are only where training starts.
+    `key_source` says whose projections the queries meet: the momentum twin's, or the online
+    model's own, through which the gradient then flows too (CLIP). `form` is that of the contrast,
+    softmax or sigmoid. `logit_bias` is added to logits of the sigmoid form; with
+    `model.learned_logits` it and `temperature` are only where training starts.
     """
 
     weights: Mapping[str, float]
