@@ -3,6 +3,7 @@
 Prints one table of every task on every evaluation dataset, with chance and the untrained model
 beside it, and writes `DIR/report/index.html`. Results are kept in `DIR/eval/`; what is finished is
 not computed again. `--compare=DIR2,DIR3` adds the last checkpoints of other runs as columns.
+`--tasks=retrieval,geometry` does only these, without a report.
 `--boxes=FILE.jsonl` measures localisation on pictures with boxes (see `oner_jax.data.boxes`).
 """
 
@@ -12,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -29,6 +30,7 @@ from oner_jax.evals.history import History
 from oner_jax.evals.report import Report
 from oner_jax.evals.suite import Dataset, Subject, evaluate_subject
 from oner_jax.evals.table import Columns, text_table
+from oner_jax.evals.tasks import TASKS
 from oner_jax.evals.templates import template_set
 from oner_jax.models.embedding import Embedder
 from oner_jax.parallel import distributed
@@ -46,6 +48,10 @@ DATASETS = flags.DEFINE_list(
 )
 COMPARE = flags.DEFINE_list("compare", [], "Folders of other runs, shown as further columns.")
 BOXES = flags.DEFINE_list("boxes", [], "JSONL files of pictures, phrases and boxes.")
+TASK_NAMES = flags.DEFINE_list(
+    "tasks", [], f"Only these of {', '.join(TASKS)}, and no report; default: all, and the report."
+)
+UNTRAINED_TOO = flags.DEFINE_bool("untrained", True, "Show the untrained model beside the run.")
 TEMPLATES = flags.DEFINE_string("templates", "names", "Prompt templates of zero-shot tasks.")
 FORCE = flags.DEFINE_bool("force", False, "Compute finished results again.")
 
@@ -58,44 +64,32 @@ def evaluate(
     compare: Sequence[Path] = (),
     boxes: Sequence[Path] = (),
     templates: str = "names",
+    untrained: bool = True,
     force: bool = False,
     command: str = "python -m oner_jax.evaluate",
 ) -> tuple[Columns, Path]:
-    """Results by column (the run, untrained, the compared runs) and the path of the report.
+    """Results of every task by column (as `measure` gives them) and the path of the report.
 
-    Raises InputError for a folder without a finished checkpoint, an unknown dataset or template
-    set, a file of boxes that is not right, and a model whose features are not finite.
+    Raises InputError as `measure` does.
     """
-    template_set(templates)
-    config = read_config(workdir)
-    names = _choose_datasets(config, datasets)
-    box_files = _box_files(boxes, names)
+    columns = measure(
+        workdir,
+        step=step,
+        datasets=datasets,
+        compare=compare,
+        boxes=boxes,
+        templates=templates,
+        untrained=untrained,
+        force=force,
+    )
     number = _checkpoint_step(workdir, step)
-    subjects = [
-        _subject(workdir, number, f"step {number}"),
-        _subject(workdir, "init", UNTRAINED),
-        *(
-            _subject(folder, _checkpoint_step(folder, "last"), label)
-            for folder, label in zip(compare, _short_names(compare), strict=True)
-        ),
-    ]
-    configuration.use_compilation_cache(config.compilation_cache)
-    columns = {
-        subject.label: evaluate_subject(
-            subject,
-            _datasets(names, image_size) + _boxed_datasets(box_files, image_size),
-            templates=templates,
-            force=force,
-            announce=_announce,
-        )
-        for subject, image_size in subjects
-    }
+    names = _choose_datasets(read_config(workdir), datasets)
     report = Report(
         directory=workdir / "report",
         step=number,
         columns=columns,
         history=History.read(workdir, number),
-        pictures=functools.partial(_pictures, names, box_files),
+        pictures=functools.partial(_pictures, names, _box_files(boxes, names)),
         descriptions={
             name: wording.DATASETS[split]
             for name, split in names.items()
@@ -104,6 +98,56 @@ def evaluate(
         command=command,
     )
     return columns, report.write()
+
+
+def measure(
+    workdir: Path,
+    *,
+    step: str = "last",
+    datasets: Sequence[str] = (),
+    tasks: Sequence[str] = tuple(TASKS),
+    compare: Sequence[Path] = (),
+    boxes: Sequence[Path] = (),
+    templates: str = "names",
+    untrained: bool = True,
+    force: bool = False,
+) -> Columns:
+    """Results by column: the run, untrained (where wanted), the compared runs.
+
+    Raises InputError for a folder without a finished checkpoint, an unknown dataset, task or
+    template set, a file of boxes that is not right, and a model whose features are not finite.
+    """
+    template_set(templates)
+    for task in tasks:
+        if task not in TASKS:
+            raise InputError(
+                f"--tasks={task}: there is no such task"
+                f"{configuration.nearest(task, TASKS)}; tasks are {', '.join(TASKS)}"
+            )
+    config = read_config(workdir)
+    names = _choose_datasets(config, datasets)
+    box_files = _box_files(boxes, names)
+    number = _checkpoint_step(workdir, step)
+    subjects = [
+        _subject(workdir, number, f"step {number}"),
+        *([_subject(workdir, "init", UNTRAINED)] if untrained else []),
+        *(
+            _subject(folder, _checkpoint_step(folder, "last"), label)
+            for folder, label in zip(compare, _short_names(compare), strict=True)
+        ),
+    ]
+    configuration.use_compilation_cache(config.compilation_cache)
+    return {
+        subject.label: evaluate_subject(
+            subject,
+            _datasets(names, image_size) + _boxed_datasets(box_files, image_size),
+            templates=templates,
+            tasks=tasks,
+            force=force,
+            announce=_announce,
+        )
+        for subject, image_size in subjects
+    }
 
 
 def _checkpoint_step(workdir: Path, step: str) -> int:
@@ -243,20 +287,27 @@ def main(_: Sequence[str]) -> None:
         raise InputError("--workdir is missing: name the folder of a run")
     with distributed.session():
         # Of several hosts one evaluates, on its own devices; the others wait for it.
-        if not distributed.is_main():
-            return
-        columns, report = evaluate(
-            Path(WORKDIR.value),
-            step=STEP.value,
-            datasets=DATASETS.value,
-            compare=[Path(folder) for folder in COMPARE.value],
-            boxes=[Path(file) for file in BOXES.value],
-            templates=TEMPLATES.value,
-            force=FORCE.value,
-            command=" ".join(["python -m oner_jax.evaluate", *sys.argv[1:]]),
-        )
-        print(text_table(columns))
-        print(f"report: {report}")
+        if distributed.is_main():
+            _evaluate_as_flags_say(Path(WORKDIR.value))
+
+
+def _evaluate_as_flags_say(workdir: Path) -> None:
+    options: dict[str, Any] = {
+        "step": STEP.value,
+        "datasets": DATASETS.value,
+        "compare": [Path(folder) for folder in COMPARE.value],
+        "boxes": [Path(file) for file in BOXES.value],
+        "templates": TEMPLATES.value,
+        "untrained": UNTRAINED_TOO.value,
+        "force": FORCE.value,
+    }
+    if TASK_NAMES.value:
+        print(text_table(measure(workdir, tasks=TASK_NAMES.value, **options)))
+        return
+    command = " ".join(["python -m oner_jax.evaluate", *sys.argv[1:]])
+    columns, report = evaluate(workdir, command=command, **options)
+    print(text_table(columns))
+    print(f"report: {report}")
 
 
 if __name__ == "__main__":

@@ -74,11 +74,12 @@ def _panel(theme: Theme, title: str, inches: tuple[float, float]) -> "tuple[Figu
 
     figure = Figure(figsize=inches, facecolor=theme.background, layout="constrained")
     axes = figure.add_subplot()
-    _dress(axes, theme, title)
+    dress(axes, theme, title)
     return figure, axes
 
 
-def _dress(axes: "Axes", theme: Theme, title: str) -> None:
+def dress(axes: "Axes", theme: Theme, title: str) -> None:
+    """Give axes the style of the report."""
     axes.set_facecolor(theme.background)
     axes.set_title(title, loc="left", color=theme.text, fontsize=11, fontweight="bold", pad=8)
     for side, spine in axes.spines.items():
@@ -180,7 +181,7 @@ def view_maps(
     )
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, points) in zip(row, panels, strict=True):
-        _dress(axes, theme, title)
+        dress(axes, theme, title)
         _draw_map(axes, theme, points, links)
     most = max(range(len(panels)), key=lambda index: len(panels[index][1]))
     _legend_below(figure, row[most], theme)

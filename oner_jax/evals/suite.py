@@ -82,15 +82,17 @@ def evaluate_subject(
     datasets: Sequence[Dataset],
     *,
     templates: str,
+    tasks: Sequence[str] = tuple(TASKS),
     force: bool = False,
     announce: Callable[[str], RowsDone] = lambda text: lambda done, total: None,
 ) -> dict[str, dict[str, Cell]]:
-    """Every cell of one set of weights, by dataset and task; makes those that are missing.
+    """The cells of one set of weights, by dataset and task; makes those that are missing.
 
-    `announce` is called with what is about to be encoded, and returns the progress callback for it.
+    `tasks` are names from `TASKS`. `announce` is called with what is about to be encoded, and
+    returns the progress callback for it.
     """
     return {
-        dataset.name: _evaluate_dataset(subject, dataset, templates, force, announce)
+        dataset.name: _evaluate_dataset(subject, dataset, templates, tasks, force, announce)
         for dataset in datasets
     }
 
@@ -99,13 +101,15 @@ def _evaluate_dataset(
     subject: Subject,
     dataset: Dataset,
     templates: str,
+    tasks: Sequence[str],
     force: bool,
     announce: Callable[[str], RowsDone],
 ) -> dict[str, Cell]:
     fingerprint = _fingerprint(subject, dataset, templates)
-    paths = {task: subject.directory / dataset.name / f"{task}.json" for task in dataset.tasks}
+    chosen = [task for task in dataset.tasks if task in tasks]
+    paths = {task: subject.directory / dataset.name / f"{task}.json" for task in chosen}
     stored = {} if force else {task: _read(path, fingerprint) for task, path in paths.items()}
-    missing = [task for task in dataset.tasks if stored.get(task) is None]
+    missing = [task for task in chosen if stored.get(task) is None]
     if missing:
         material = _material(subject, dataset, templates, announce)
         pictures, captions = material.size
@@ -122,7 +126,7 @@ def _evaluate_dataset(
             text = json.dumps(content)
             write_whole(paths[task], text.encode() + b"\n")
             stored[task] = json.loads(text)  # the same whether made now or read
-    return {task: Cell(task, dataset.name, stored[task] or {}) for task in dataset.tasks}
+    return {task: Cell(task, dataset.name, stored[task] or {}) for task in chosen}
 
 
 def _material(

@@ -126,3 +126,12 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no run"):
         evaluate.evaluate(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_chosen_tasks_are_measured_without_the_rest(workdir):
+    columns = evaluate.measure(workdir, tasks=["retrieval"], untrained=False)
+    assert {label: list(cells["toys"]) for label, cells in columns.items()} == {
+        "step 3": ["retrieval"]
+    }
+    with pytest.raises(InputError, match=r"--tasks=retreival: .* \(did you mean 'retrieval'\?\)"):
+        evaluate.measure(workdir, tasks=["retreival"])

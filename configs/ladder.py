@@ -1,0 +1,97 @@
+"""The paper's ladder: what each term and each architecture brings, all else being equal.
+
+Use as `--config=configs/ladder.py:SIZE[,arm=NAME][,data=DIR]` to train one arm, or run all of them:
+
+    python -m launch.sweep --sweep=configs/ladder.py:cpu --workdir=runs/ladder
+
+Sizes are `tiny` (the tests) and `cpu` (two cores, what RESULTS.md measures). Every arm has the same
+data, steps, batch, order of examples, temperature, momentum, optimizer and schedule; none is tuned.
+The one exception is `clip`, the plain baseline: it has no momentum twin and learns its temperature,
+because that is what it is.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from configs import clip, oner
+from oner_jax.configuration import nearest, parse_recipe_argument
+from oner_jax.errors import InputError
+from oner_jax.sweeps import Look, Sweep, Trial
+
+SIZES = ("tiny", "cpu")
+TOTAL_STEPS = {"tiny": 4, "cpu": 200}
+EARLY_STEP = {"tiny": 2, "cpu": 50}  # METHOD section 3: the space at epoch 4 and at epoch 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One row of the ladder: its name in tables and what it trains."""
+
+    label: str
+    architecture: str
+    terms: str
+
+
+ARMS = {
+    # The ablation of objectives, one tower with one head throughout (METHOD section 2).
+    "naive": Arm("one tower: ITC", "one_tower", "itc"),
+    "xmc": Arm("+ XMC", "one_tower", "itc+xmc"),
+    "xmc_cic": Arm("+ XMC + CIC", "one_tower", "itc+xmc+cic"),
+    "cmc": Arm("+ CMC", "one_tower", "itc+cmc"),
+    "oner": Arm("OneR: + CMC + masked modelling", "one_tower", "itc+cmc+mim+mlm+mmm"),
+    # The other reading of XMC: mix against mix.
+    "xmc_mixed": Arm("+ XMC, mix against mix", "one_tower", "itc+xmc_mixed"),
+    # The architectures, each with as much of the objective as it can serve.
+    "two_towers": Arm("two towers: ITC", "two_towers", "itc"),
+    "two_towers_masked": Arm("two towers: ITC + MIM + MLM", "two_towers", "itc+mim+mlm"),
+    "two_legs": Arm("two legs: ITC + CMC", "two_legs", "itc+cmc"),
+    "two_heads": Arm("one tower, two heads: ITC", "one_tower_two_heads", "itc"),
+    "two_heads_cmc": Arm("one tower, two heads: ITC + CMC", "one_tower_two_heads", "itc+cmc"),
+    "clip": Arm("CLIP", "two_towers", "itc"),
+}
+
+
+def get_config(argument: str = "cpu") -> ConfigDict:
+    """The recipe of one arm."""
+    recipe = parse_recipe_argument(argument, sizes=SIZES, options={"arm": "oner", "data": ""})
+    name = str(recipe.options["arm"])
+    if name not in ARMS:
+        raise InputError(f"unknown arm {name!r}{nearest(name, ARMS)}: arms are {', '.join(ARMS)}")
+    base = "tiny" if recipe.size == "tiny" else "demo"
+    base += f",data={recipe.options['data']}" if recipe.options["data"] else ""
+    if name == "clip":
+        config = clip.get_config(base)
+    else:
+        arm = ARMS[name]
+        config = oner.get_config(f"{base},architecture={arm.architecture},terms={arm.terms}")
+    if recipe.size == "tiny":
+        config.batch_size = 16
+    else:
+        config.model.layers_per_scan_step = 1  # two_legs has half as many layers in two towers
+        config.batch_size = 64
+    config.total_steps = TOTAL_STEPS[recipe.size]
+    config.log_interval_steps = config.total_steps // 4
+    config.checkpoint.interval_steps = EARLY_STEP[recipe.size]
+    # Every one, because early ones are looked at too.
+    config.checkpoint.keep = config.total_steps // config.checkpoint.interval_steps
+    return config
+
+
+def get_sweep(argument: str = "cpu") -> Sweep:
+    """Every arm; an option `data=DIR` is passed on to each."""
+    size = parse_recipe_argument(argument, sizes=SIZES, options={"data": ""}).size
+    early, last = EARLY_STEP[size], TOTAL_STEPS[size]
+    return Sweep(
+        trials=tuple(
+            Trial(name=name, label=arm.label, recipe=f"configs/ladder.py:{argument},arm={name}")
+            for name, arm in ARMS.items()
+        ),
+        seeds=(0,) if size == "tiny" else (0, 1, 2),
+        tasks=("retrieval", "geometry"),
+        looks=tuple(
+            Look(trial, step, task="map", dataset="val")
+            for trial, step in (("naive", last), ("cmc", early), ("cmc", last))
+        ),
+        report="ladder",
+    )

@@ -1,0 +1,247 @@
+"""Run a sweep: `python -m launch.sweep --sweep=configs/ladder.py:cpu --workdir=DIR`.
+
+Trains and evaluates every trial of the sweep file (see `oner_jax/sweeps.py`) with every seed, all
+trials of the first seed first, and writes `DIR/table.csv`, `DIR/table.md` and, where the sweep asks
+for them, figures. The same command again skips what is finished and continues what is not.
+`--side_by_side=N` runs N at once, each on its share of the cores. A trial that fails does not stop
+the others; it is named at the end and the exit code is 1.
+
+    DIR/TRIAL/seed-0/        the run's folder
+    DIR/TRIAL/seed-0.log     what its programs printed
+    DIR/TRIAL/seed-0.json    that it is finished: the commands and how long they took
+"""
+
+import dataclasses
+import fcntl
+import importlib.util
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import IO, NoReturn
+
+from absl import flags
+from tqdm import tqdm
+
+from oner_jax.configuration import nearest
+from oner_jax.errors import InputError, run_program
+from oner_jax.evals import spread, sweep_report
+from oner_jax.sweeps import Sweep, Trial
+
+SWEEP = flags.DEFINE_string("sweep", None, "Sweep file, as FILE.py[:argument].")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep; made if it is not there.")
+SIDE_BY_SIDE = flags.DEFINE_integer("side_by_side", 1, "How many runs at once.", lower_bound=1)
+SEEDS = flags.DEFINE_list("seeds", [], "Seeds in place of the sweep's own.")
+ONLY = flags.DEFINE_list("only", [], "Names of the trials to run; default: all.")
+
+LAST_LINES = 5  # of a failed program's log are shown
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One trial with one seed, and the programs that make it."""
+
+    trial: Trial
+    seed: int
+    folder: Path
+    commands: tuple[tuple[str, ...], ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.trial.name} seed {self.seed}"
+
+    def beside(self, suffix: str) -> Path:
+        """A file next to the run's folder, which belongs to the training program alone."""
+        return self.folder.with_name(self.folder.name + suffix)
+
+    def seconds(self) -> float | None:
+        """How long the finished run took; None if it is not finished, or was of other commands."""
+        try:
+            stored = json.loads(self.beside(".json").read_text())
+        except (OSError, ValueError):
+            return None
+        same = stored["commands"] == [list(command) for command in self.commands]
+        return float(stored["seconds"]) if same else None
+
+
+class RunFailed(Exception):
+    """A program of a run ended with an error; the message says which and shows its last lines."""
+
+
+class Runner:
+    """Runs on a few workers, each with its share of the cores. `stop` ends what is running."""
+
+    def __init__(self, side_by_side: int):
+        self._stopping = threading.Event()
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        for worker in range(side_by_side):
+            self._shares.put(set(cores[worker::side_by_side] or cores))
+
+    def __call__(self, run: Run) -> float:
+        """Train and evaluate; returns the seconds it took. Raises RunFailed."""
+        started = time.monotonic()
+        share = self._shares.get()
+        try:
+            run.folder.parent.mkdir(parents=True, exist_ok=True)
+            with run.beside(".lock").open("w") as lock, run.beside(".log").open("ab") as log:
+                # The programs inherit the lock: after a kill of the sweep alone they go on, and
+                # the next sweep waits here for them instead of running the same twice.
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                for command in run.commands:
+                    self._execute(run, command, share, lock.fileno(), log)
+        finally:
+            self._shares.put(share)
+        seconds = time.monotonic() - started
+        content = {"commands": run.commands, "seconds": round(seconds, 1)}
+        partial = run.beside(".json.partial")
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.replace(run.beside(".json"))
+        return seconds
+
+    def _execute(
+        self, run: Run, command: Sequence[str], share: set[int], lock: int, log: IO[bytes]
+    ) -> None:
+        if self._stopping.is_set():
+            raise RunFailed("stopped")
+        if share:
+            # The affinity of this thread is what the child inherits; XLA makes as many threads.
+            os.sched_setaffinity(0, share)
+        child = subprocess.Popen(
+            [sys.executable, *command], stdout=log, stderr=subprocess.STDOUT, pass_fds=(lock,)
+        )
+        self._children.add(child)
+        code = child.wait()
+        self._children.discard(child)
+        if code:
+            lines = run.beside(".log").read_text(errors="replace").splitlines()[-LAST_LINES:]
+            shown = "\n".join(f"    {line}" for line in lines)
+            raise RunFailed(f"exit code {code} of python {' '.join(command)}\n{shown}")
+
+    def stop(self) -> None:
+        """End the running programs; they continue from their last checkpoints next time."""
+        self._stopping.set()
+        for child in list(self._children):
+            child.terminate()
+
+
+def load_sweep(argument: str) -> Sweep:
+    """The sweep of `FILE.py[:argument]`. Raises InputError where there is none."""
+    path, _, rest = argument.partition(":")
+    if not Path(path).is_file():
+        raise InputError(f"--sweep={argument}: there is no file {path}")
+    specification = importlib.util.spec_from_file_location("sweep_file", path)
+    if specification is None or specification.loader is None:
+        raise InputError(f"--sweep={argument}: {path} is no Python file")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    if not hasattr(module, "get_sweep"):
+        raise InputError(f"--sweep={argument}: {path} has no get_sweep(argument)")
+    return module.get_sweep(rest) if rest else module.get_sweep()
+
+
+def plan(sweep: Sweep, folder: Path) -> list[Run]:
+    """Every run in order: all trials of the first seed, then those of the next."""
+    runs = []
+    for seed in sweep.seeds:
+        for trial in sweep.trials:
+            workdir = spread.run_folder(folder, trial.name, seed)
+            train = ("-m", "oner_jax.train", *trial.arguments(seed), f"--workdir={workdir}")
+            evaluate = ("-m", "oner_jax.evaluate", f"--workdir={workdir}", "--untrained=False")
+            commands = [train, (*evaluate, f"--tasks={','.join(sweep.tasks)}")]
+            for look in sweep.looks if seed == sweep.seeds[0] else ():
+                if look.trial == trial.name:
+                    at = (f"--step={look.step}", f"--datasets={look.dataset}")
+                    commands.append((*evaluate, f"--tasks={look.task}", *at))
+            runs.append(Run(trial, seed, workdir, tuple(commands)))
+    return runs
+
+
+def run_all(runs: Sequence[Run], side_by_side: int) -> dict[str, RunFailed]:
+    """Execute what is not finished, with progress; returns the failures by run's name."""
+    took = {run: seconds for run in runs if (seconds := run.seconds()) is not None}
+    waiting = [run for run in runs if run not in took]
+    print(f"{len(runs)} runs, {len(took)} of them finished before", flush=True)
+    failures: dict[str, RunFailed] = {}
+    runner = Runner(side_by_side)
+    with ThreadPoolExecutor(side_by_side) as workers:
+        started = {workers.submit(runner, run): run for run in waiting}
+        try:
+            for number, future in enumerate(as_completed(started), len(took) + 1):
+                run = started[future]
+                try:
+                    took[run] = future.result()
+                    outcome = f"finished in {took[run]:.0f} s"
+                except RunFailed as failure:
+                    failures[run.name] = failure
+                    outcome = f"FAILED: {failure}"
+                unfinished = [run for future, run in started.items() if not future.done()]
+                left = _expected_seconds(unfinished, took) / side_by_side
+                print(
+                    f"[{number}/{len(runs)}] {run.name}: {outcome}; "
+                    f"{len(unfinished)} left, about {tqdm.format_interval(left)}",
+                    flush=True,
+                )
+        except BaseException:
+            workers.shutdown(wait=False, cancel_futures=True)
+            runner.stop()
+            raise
+    return failures
+
+
+def _expected_seconds(unfinished: Sequence[Run], took: dict[Run, float]) -> float:
+    """As long as the same trial took with another seed, else as the mean of all."""
+    by_trial = {run.trial.name: seconds for run, seconds in took.items()}
+    mean = sum(took.values()) / max(1, len(took))
+    return sum(by_trial.get(run.trial.name, mean) for run in unfinished)
+
+
+def _choose(sweep: Sweep) -> Sweep:
+    """The sweep with `--seeds` and `--only` applied."""
+    names = [trial.name for trial in sweep.trials]
+    for name in ONLY.value:
+        if name not in names:
+            raise InputError(
+                f"--only={name}: there is no such trial{nearest(name, names)}; "
+                f"there are {', '.join(names)}"
+            )
+    for seed in SEEDS.value:
+        if not seed.isdigit():
+            raise InputError(f"--seeds: {seed!r} is no whole number")
+    return dataclasses.replace(
+        sweep,
+        trials=tuple(t for t in sweep.trials if not ONLY.value or t.name in ONLY.value),
+        seeds=tuple(map(int, SEEDS.value)) or sweep.seeds,
+    )
+
+
+def _on_terminate(*_: object) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
+
+
+def main(_: Sequence[str]) -> None:
+    """Run, write the tables, name what failed."""
+    if SWEEP.value is None:
+        raise InputError("--sweep is missing: name a sweep file, for example configs/ladder.py:cpu")
+    if WORKDIR.value is None:
+        raise InputError("--workdir is missing: name a folder for the sweep")
+    sweep, folder = _choose(load_sweep(SWEEP.value)), Path(WORKDIR.value)
+    signal.signal(signal.SIGTERM, _on_terminate)
+    failures = run_all(plan(sweep, folder), SIDE_BY_SIDE.value)
+    for path in sweep_report.write(sweep, folder):
+        print(path)
+    if failures:
+        print(f"error: {len(failures)} failed: {', '.join(sorted(failures))}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,198 @@
+"""What a sweep found: its tables, and for the ladder the verdicts on the paper's claims.
+
+A claim is a difference between two measurements of which the paper says the sign. Seeds are paired:
+the same seed means the same order of examples, so the difference is taken seed by seed. The rule,
+fixed before the runs: a claim is `replicated` where the 95 % interval of the mean difference
+(Student's t over seeds) lies above `margin`, `not replicated` where it lies below, and `unclear`
+where it holds both.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from oner_jax.evals.spread import Row, Spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One side of a comparison: a metric of an arm, or its chance value."""
+
+    arm: str
+    metric: str
+    chance: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """`more` exceeds `less` by more than `margin`."""
+
+    topic: str
+    statement: str
+    more: Side
+    less: Side
+    margin: float = 0.0
+
+
+RETRIEVAL = ("retrieval/val/text_R@10", "retrieval/val/image_R@10")
+GAP = "geometry/val/centroid_distance"
+CLASSIFIER = "geometry/val/modality_classifier"
+POOLED, UNPOOLED = "geometry/val/pooled_text_R@1", "geometry/val/unpooled_text_R@1"
+TO_IMAGE, TO_TEXT = "geometry/val/cos_joint_image", "geometry/val/cos_joint_text"
+MOVED = "geometry/val/change_other_caption"
+
+
+def _arms_differ(topic: str, statement: str, more: str, less: str, *metrics: str) -> list[Claim]:
+    return [
+        Claim(topic, f"{statement}: {metric}", Side(more, metric), Side(less, metric))
+        for metric in metrics
+    ]
+
+
+CLAIMS = (
+    Claim(
+        "D1, the modality gap",
+        "naive: the means of both modalities are further apart than for labels dealt out anew",
+        Side("naive", GAP),
+        Side("naive", GAP, chance=True),
+    ),
+    Claim(
+        "D1, the modality gap",
+        "naive: a linear classifier tells the modalities apart (45 points above chance)",
+        Side("naive", CLASSIFIER),
+        Side("naive", CLASSIFIER, chance=True),
+        margin=0.45,
+    ),
+    Claim(
+        "D1, the modality gap",
+        "naive: R@1 in a gallery of pictures and captions is below R@1 among captions alone",
+        Side("naive", UNPOOLED),
+        Side("naive", POOLED),
+    ),
+    Claim(
+        "D2, the joint input ignores text",
+        "naive: IT lies nearer to I than to T",
+        Side("naive", TO_IMAGE),
+        Side("naive", TO_TEXT),
+    ),
+    *_arms_differ(
+        "D2, the joint input ignores text",
+        "another caption moves IT more under CMC than under naive ITC",
+        "cmc",
+        "naive",
+        MOVED,
+    ),
+    *_arms_differ("XMC's repair", "XMC brings the means together", "naive", "xmc", GAP),
+    *_arms_differ("XMC's repair", "XMC makes the classifier fail", "naive", "xmc", CLASSIFIER),
+    *_arms_differ("XMC's repair", "XMC lifts pooled R@1", "xmc", "naive", POOLED),
+    *_arms_differ("CMC's repair", "CMC brings the means together", "naive", "cmc", GAP),
+    *_arms_differ("CMC's repair", "CMC lifts pooled R@1", "cmc", "naive", POOLED),
+    *_arms_differ("XMC + CIC above ITC", "retrieval", "xmc_cic", "naive", *RETRIEVAL),
+    *_arms_differ("CMC above XMC + CIC", "retrieval", "cmc", "xmc_cic", *RETRIEVAL),
+    *_arms_differ("Masked modelling helps", "OneR above CMC alone", "oner", "cmc", *RETRIEVAL),
+    *_arms_differ(
+        "OneR at least as good as two towers",
+        "OneR above two towers with ITC",
+        "oner",
+        "two_towers",
+        *RETRIEVAL,
+    ),
+    *_arms_differ(
+        "OneR at least as good as two towers",
+        "OneR above two towers with ITC + MIM + MLM",
+        "oner",
+        "two_towers_masked",
+        *RETRIEVAL,
+    ),
+    *_arms_differ(
+        "One head against two",
+        "CMC brings one head above two heads",
+        "cmc",
+        "two_heads_cmc",
+        *RETRIEVAL,
+    ),
+    *_arms_differ(
+        "Rival reading of XMC",
+        "each modality against the mix above mix against mix",
+        "xmc",
+        "xmc_mixed",
+        *RETRIEVAL,
+    ),
+    *_arms_differ(
+        "Rival reading of XMC",
+        "each modality against the mix has the smaller gap",
+        "xmc_mixed",
+        "xmc",
+        GAP,
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A claim with both sides, their difference by seed, and what follows."""
+
+    claim: Claim
+    more: Spread
+    less: Spread
+    difference: Spread
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the mean difference; nan below two seeds."""
+        from scipy.stats import t
+
+        number = self.difference.number
+        if number < 2:
+            return math.nan, math.nan
+        reach = t.ppf(0.975, number - 1) * self.difference.deviation / math.sqrt(number)
+        return self.difference.mean - reach, self.difference.mean + reach
+
+    @property
+    def word(self) -> str:
+        """`replicated`, `not replicated` or `unclear`."""
+        low, high = self.interval
+        if low > self.claim.margin:
+            return "replicated"
+        return "not replicated" if high < self.claim.margin else "unclear"
+
+
+def judge(rows: Sequence[Row], claims: Sequence[Claim] = CLAIMS) -> list[Verdict]:
+    """The verdict on every claim whose two sides were measured."""
+    by_name = {row.name: row for row in rows}
+    verdicts = []
+    for claim in claims:
+        more, less = _side(by_name, claim.more), _side(by_name, claim.less)
+        if more is not None and less is not None:
+            verdicts.append(Verdict(claim, more, less, _difference(more, less)))
+    return verdicts
+
+
+def _side(rows: Mapping[str, Row], side: Side) -> Spread | None:
+    spread = rows[side.arm].primary(side.metric) if side.arm in rows else None
+    if spread is None or not side.chance:
+        return spread
+    return dataclasses.replace(spread, values=(spread.chance,) * len(spread.values))
+
+
+def _difference(more: Spread, less: Spread) -> Spread:
+    values = np.asarray(more.values) - np.asarray(less.values)
+    return dataclasses.replace(more, values=tuple(values.tolist()), chance=0.0)
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> str:
+    """Markdown: one line a claim, with both sides, the difference and its interval."""
+    header = ["topic", "claim", "more", "less", "difference", "95 % interval", "verdict"]
+    lines = [header, ["---"] * len(header)]
+    for verdict in verdicts:
+        low, high = verdict.interval
+        scale, digits = (100, 1) if verdict.difference.fraction else (1, 3)
+        interval = (
+            "n/a" if math.isnan(low) else f"{scale * low:.{digits}f} to {scale * high:.{digits}f}"
+        )
+        claim, difference = verdict.claim, verdict.difference
+        sides = [str(verdict.more), str(verdict.less), str(difference)]
+        lines.append([claim.topic, claim.statement, *sides, interval, verdict.word])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
