@@ -67,6 +67,7 @@ def get_config(argument: str = "cpu") -> ConfigDict:
         config = oner.get_config(f"{base},architecture={arm.architecture},terms={arm.terms}")
     if recipe.size == "tiny":
         config.batch_size = 16
+        config.data.evaluation = {"val": config.data.evaluation["val"]}
     else:
         config.model.layers_per_scan_step = 1  # two_legs has half as many layers in two towers
         config.batch_size = 64

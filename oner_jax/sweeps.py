@@ -32,7 +32,7 @@ class Trial:
         if not re.fullmatch(r"[\w.=,-]+", self.name) or self.name.startswith("."):
             raise InputError(f"a trial is called {self.name!r}: its name must do for a folder")
 
-    def arguments(self, seed: int) -> list[str]:
+    def arguments(self, seed: int | str) -> list[str]:
         """The arguments of `oner_jax.train` for one seed."""
         overrides = {**self.overrides, "seed": seed}
         return [

@@ -31,7 +31,7 @@ def undeclared_imports(folders: list[str], requirements: set[str]) -> set[str]:
                 modules |= {name.name.split(".")[0] for name in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules.add(node.module.split(".")[0])
-    foreign = modules - set(sys.stdlib_module_names) - {"oner_jax", "configs", "tests"}
+    foreign = modules - set(sys.stdlib_module_names) - {"oner_jax", "configs", "launch", "tests"}
     owners = packages_distributions()
     return {
         module

@@ -64,6 +64,8 @@ class Row:
     metrics: Mapping[tuple[str, str], Spread]
     tower_parameters: int
     parameters: int
+    revisions: tuple[str, ...]
+    devices: tuple[str, ...]
 
     def primary(self, metric: str) -> Spread | None:
         """The spread of a metric in the space that METHOD chooses in advance."""
@@ -83,19 +85,21 @@ def read_rows(folder: Path, labels: Mapping[str, str], seeds: Sequence[int]) -> 
         found = [measurements(workdir) for workdir in workdirs]
         if not any(found):
             continue
-        history = next(
+        histories = [
             History.read(workdir, step=0)
             for workdir, own in zip(workdirs, found, strict=True)
             if own
-        )
+        ]
         keys = dict.fromkeys(key for own in found for key in own)
         rows.append(
             Row(
                 name,
                 label,
                 {key: _spread(key, found, seeds) for key in keys},
-                tower_parameters=_tower_parameters(history),
-                parameters=history.parameters("backbone/"),
+                tower_parameters=_tower_parameters(histories[0]),
+                parameters=histories[0].parameters("backbone/"),
+                revisions=_distinct(histories, "revision"),
+                devices=_distinct(histories, "device_kind"),
             )
         )
     return rows
@@ -106,6 +110,10 @@ def _tower_parameters(history: History) -> int:
     parts = {name.split("/")[1] for name in history.manifest["parameters"] if "/" in name}
     towers = [part for part in parts if part.endswith("tower")]
     return sum(history.parameters(f"backbone/{part}/") for part in towers)
+
+
+def _distinct(histories: Sequence[History], key: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(history.manifest.get(key)) for history in histories))
 
 
 def measurements(workdir: Path) -> dict[tuple[str, str], Measurement]:
@@ -174,6 +182,21 @@ def markdown_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
         number = max((spread.number for spread in spreads if spread), default=0)
         size = f"{row.parameters:,} ({row.tower_parameters:,})"
         lines.append([row.label, size, str(number), *(str(spread or "") for spread in spreads)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def origin_table(rows: Sequence[Row], commands: Mapping[str, str]) -> str:
+    """Markdown: how each row was made. `commands` are by trial, with `N` for the seed."""
+    lines = [["arm", "command", "seeds", "revision", "device"], ["---"] * 5]
+    for row in rows:
+        spread = next(iter(row.metrics.values()))
+        seeds = [
+            str(seed)
+            for seed, value in zip(spread.seeds, spread.values, strict=True)
+            if not math.isnan(value)
+        ]
+        made_by = [", ".join(r[:10] for r in row.revisions), ", ".join(row.devices)]
+        lines.append([row.label, f"`{commands[row.name]}`", ", ".join(seeds), *made_by])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 

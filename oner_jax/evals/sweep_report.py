@@ -5,7 +5,7 @@ from pathlib import Path
 
 from oner_jax.evals import ladder, ladder_figures
 from oner_jax.evals.figures import render
-from oner_jax.evals.spread import csv_table, markdown_table, read_rows, run_folder
+from oner_jax.evals.spread import csv_table, markdown_table, origin_table, read_rows, run_folder
 from oner_jax.evals.suite import write_whole
 from oner_jax.sweeps import Sweep
 
@@ -32,9 +32,14 @@ def write(sweep: Sweep, folder: Path) -> list[Path]:
         return []
     measured = {metric for row in rows for _, metric in row.metrics}
     columns = {metric: name for metric, name in COLUMNS.items() if metric in measured}
+    commands = {
+        trial.name: " ".join(["python -m oner_jax.train", *trial.arguments("N")])
+        for trial in sweep.trials
+    }
     files: dict[str, bytes] = {
         "table.csv": csv_table(rows).encode(),
         "table.md": markdown_table(rows, columns or {m: m for m in sorted(measured)}).encode(),
+        "origin.md": origin_table(rows, commands).encode(),
     }
     if sweep.report == "ladder":
         files["verdicts.md"] = ladder.verdict_table(ladder.judge(rows)).encode()
