@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from scipy.stats import ttest_rel
 
 from configs.ladder import ARMS, get_config, get_sweep
@@ -128,8 +130,8 @@ def test_claims_are_judged_by_arm_and_by_chance(folder):
 
 def test_every_claim_names_an_arm_and_something_measured():
     random = np.random.default_rng(0)
-    features = [unit_vectors(random.normal(size=(40, 8))) for _ in range(4)]
-    views = Views(*features, partner=np.roll(np.arange(40), 1), caption=np.arange(40))
+    image, text, joint, swapped = (unit_vectors(random.normal(size=(40, 8))) for _ in range(4))
+    views = Views(image, text, joint, swapped, np.roll(np.arange(40), 1), np.arange(40))
     measured = {f"geometry/val/{name}" for name in geometry(views)}
     measured |= {f"retrieval/val/{side}_R@{k}" for side in ("text", "image") for k in RECALL_AT}
     for claim in ladder.CLAIMS:
@@ -143,10 +145,14 @@ def test_every_claim_names_an_arm_and_something_measured():
 def test_figures_show_every_arm_that_has_the_metric(folder):
     figure = ladder_figures.arm_bars(_rows(folder), {"R": {RECALL: "r"}, "G": {"no/metric": "g"}})
     own, empty = figure.axes
-    drawn = [bar.get_width() for bar in own.patches if bar.get_width()]
+    drawn = [width for width in _bar_widths(own) if width]
     assert drawn == pytest.approx([100 * np.mean(values) for values in VALUES.values()])
     assert [label.get_text() for label in own.get_yticklabels()] == ["Plain", "Better", "Short"]
-    assert not [bar for bar in empty.patches if bar.get_width()]
+    assert not any(_bar_widths(empty))
+
+
+def _bar_widths(axes: Axes) -> list[float]:
+    return [bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)]
 
 
 def test_everything_is_written_even_while_runs_are_missing(folder):
