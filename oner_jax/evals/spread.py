@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from oner_jax.evals.features import PRIMARY
 from oner_jax.evals.history import History
 from oner_jax.evals.measurement import Measurement, format_value
-from oner_jax.evals.tasks import PRIMARY
 
 
 @dataclasses.dataclass(frozen=True)
