@@ -6,6 +6,7 @@ a space without any structure would give in the place of chance.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ def geometry(views: Views) -> dict[str, Measurement]:
     views = views.sample(MAXIMUM_PAIRS)
     return {
         "centroid_distance": centroid_distance(views.image, views.text),
+        "modality_variance": modality_variance(views.image, views.text),
         "modality_classifier": modality_classifier(views),
         **pooled_retrieval(views),
         **joint_attention(views),
@@ -74,13 +76,35 @@ def centroid_distance(
 
     Reference: the mean distance after the labels "picture" and "text" were dealt out anew.
     """
+    dealt = [_centroid_gap(*halves) for halves in _dealt_anew(image, text)]
+    return Measurement(_centroid_gap(image, text), float(np.mean(dealt)), fraction=False)
+
+
+def modality_variance(
+    image: Float[np.ndarray, "pairs width"], text: Float[np.ndarray, "pairs width"]
+) -> Measurement:
+    """Share of the variance of all points that lies between the two modality means.
+
+    The distance of the means in units of how spread out the points are: a space in which everything
+    has drawn together has a small distance and may still be two islands. Our choice. Reference:
+    labels dealt out anew.
+    """
+    dealt = [_between_share(*halves) for halves in _dealt_anew(image, text)]
+    return Measurement(_between_share(image, text), float(np.mean(dealt)))
+
+
+def _dealt_anew(image: np.ndarray, text: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Twenty random divisions of all points into two groups of the modalities' sizes."""
     both = np.concatenate([image, text])
     random = np.random.default_rng(0)
-    dealt = []
     for _ in range(20):
         order = random.permutation(len(both))
-        dealt.append(_centroid_gap(both[order[: len(image)]], both[order[len(image) :]]))
-    return Measurement(_centroid_gap(image, text), float(np.mean(dealt)), fraction=False)
+        yield both[order[: len(image)]], both[order[len(image) :]]
+
+
+def _between_share(first: np.ndarray, second: np.ndarray) -> float:
+    total = float(np.concatenate([first, second]).var(axis=0).sum())
+    return _centroid_gap(first, second) ** 2 / 4 / total if total else 0.0
 
 
 def _centroid_gap(first: np.ndarray, second: np.ndarray) -> float:

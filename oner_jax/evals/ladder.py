@@ -38,6 +38,7 @@ class Claim:
 
 RETRIEVAL = ("retrieval/val/text_R@10", "retrieval/val/image_R@10")
 GAP = "geometry/val/centroid_distance"
+SHARE = "geometry/val/modality_variance"
 CLASSIFIER = "geometry/val/modality_classifier"
 POOLED, UNPOOLED = "geometry/val/pooled_text_R@1", "geometry/val/unpooled_text_R@1"
 TO_IMAGE, TO_TEXT = "geometry/val/cos_joint_image", "geometry/val/cos_joint_text"
@@ -85,9 +86,11 @@ CLAIMS = (
         MOVED,
     ),
     *_arms_differ("XMC's repair", "XMC brings the means together", "naive", "xmc", GAP),
+    *_arms_differ("XMC's repair", "XMC lowers the modality's share", "naive", "xmc", SHARE),
     *_arms_differ("XMC's repair", "XMC makes the classifier fail", "naive", "xmc", CLASSIFIER),
     *_arms_differ("XMC's repair", "XMC lifts pooled R@1", "xmc", "naive", POOLED),
     *_arms_differ("CMC's repair", "CMC brings the means together", "naive", "cmc", GAP),
+    *_arms_differ("CMC's repair", "CMC lowers the modality's share", "naive", "cmc", SHARE),
     *_arms_differ("CMC's repair", "CMC lifts pooled R@1", "cmc", "naive", POOLED),
     *_arms_differ("XMC + CIC above ITC", "retrieval", "xmc_cic", "naive", *RETRIEVAL),
     *_arms_differ("CMC above XMC + CIC", "retrieval", "cmc", "xmc_cic", *RETRIEVAL),

@@ -26,7 +26,10 @@ RETRIEVAL_PANELS: BAR_PANELS = {
 }
 GAP_PANELS: BAR_PANELS = {
     "D1: distance of means": {"geometry/val/centroid_distance": "distance of modality means"},
-    "D1: classifier, %": {"geometry/val/modality_classifier": "linear modality classifier"},
+    "D1: modality, %": {
+        "geometry/val/modality_classifier": "classifier's accuracy",
+        "geometry/val/modality_variance": "share of variance",
+    },
     "D1: R@1, %": {
         "geometry/val/unpooled_text_R@1": "among captions",
         "geometry/val/pooled_text_R@1": "among pictures and captions",

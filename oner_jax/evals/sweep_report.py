@@ -15,6 +15,7 @@ COLUMNS = {
     "retrieval/new_vendor/text_R@10": "new_vendor text R@10",
     "retrieval/new_vendor/image_R@10": "new_vendor image R@10",
     "geometry/val/centroid_distance": "distance of means",
+    "geometry/val/modality_variance": "modality's share of variance",
     "geometry/val/modality_classifier": "modality classifier",
     "geometry/val/pooled_text_R@1": "pooled R@1",
     "geometry/val/unpooled_text_R@1": "R@1",

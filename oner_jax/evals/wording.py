@@ -38,6 +38,12 @@ GEOMETRY = {
         "radius 1, so 2 is the most there can be and 0 means no gap.",
         "the same points with their labels dealt out at random",
     ),
+    "modality_variance": Wording(
+        "share of all variance between the modalities",
+        "The same distance in units of how spread out the points are. 100 % would mean that "
+        "nothing but the modality moves a point.",
+        "the same points with their labels dealt out at random",
+    ),
     "modality_classifier": Wording(
         "can a straight cut tell pictures from captions?",
         "Accuracy of a linear classifier on pairs it was not fitted on. 100 % means two islands, "

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from scipy.special import hyp0f1
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import r2_score
 
 from oner_jax.evals.geometry import (
     Views,
@@ -11,6 +13,7 @@ from oner_jax.evals.geometry import (
     geometry,
     joint_attention,
     modality_classifier,
+    modality_variance,
     pooled_retrieval,
     similarity_histogram,
     tsne_coordinates,
@@ -56,6 +59,22 @@ def test_centroid_distance_between_two_known_points():
     assert measured.chance < 0.3
     same = centroid_distance(image, image)
     assert same.value == 0
+
+
+def test_modality_variance_is_what_the_labels_explain():
+    views = make_views(300, gap=1.0)
+    labels = np.repeat(np.eye(2), len(views.image), axis=0)
+    points = np.concatenate([views.image, views.text])
+    explained = LinearRegression().fit(labels, points).predict(labels)
+    known = r2_score(points, explained, multioutput="variance_weighted")
+    measured = modality_variance(views.image, views.text)
+    assert measured.value == pytest.approx(known)
+    assert measured.chance < 0.01
+    # Drawn together around one far point: the distance shrinks, the share stays.
+    near = np.eye(WIDTH)[1] * 20
+    image, text = unit_vectors(views.image + near), unit_vectors(views.text + near)
+    assert centroid_distance(image, text).value < 0.1
+    assert modality_variance(image, text).value == pytest.approx(known, rel=0.1)
 
 
 def test_modality_classifier_sees_islands_and_only_islands():
@@ -176,7 +195,7 @@ def test_sampling_keeps_pairs_and_partners_together():
 
 def test_every_instrument_reports_on_a_tiny_dataset():
     measured = geometry(make_views(2))
-    assert len(measured) == 13
+    assert len(measured) == 14
     assert all(np.isfinite(value.chance) for value in measured.values())
 
 
