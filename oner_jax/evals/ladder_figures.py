@@ -1,11 +1,11 @@
-"""The ladder's figures: retrieval by arm, the instruments of D1 and D2, and maps of the space."""
+"""The ladder's bars: retrieval by arm, and the instruments of D1 and D2."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oner_jax.evals.figures import LIGHT, Theme, add_panel, draw_view_map, legend_below
+from oner_jax.evals.figures import LIGHT, Theme, dress
 from oner_jax.evals.spread import Row
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def arm_bars(rows: Sequence[Row], panels: BAR_PANELS, theme: Theme = LIGHT) -> "
     )
     grid = figure.add_gridspec(1, len(panels))
     for column, (title, metrics) in enumerate(panels.items()):
-        axes = add_panel(figure, theme, title, grid[0, column])
+        axes = figure.add_subplot(grid[0, column])
+        dress(axes, theme, title)
         colours = [theme.views["I"], theme.views["T"]]
         height = 0.76 / len(metrics)
         for index, (metric, legend) in enumerate(metrics.items()):
@@ -119,18 +120,3 @@ def _draw_bars(
             linewidth=1.2,
         )
     axes.barh(0, 0, color=colour, alpha=0.75, label=legend)
-
-
-def maps(panels: Mapping[str, Mapping[str, Any]], theme: Theme = LIGHT) -> "Figure":
-    """t-SNE of I, T and IT side by side; `panels` are titles with the points of `map` cells."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(
-        figsize=(3.5 * len(panels), 4.0), facecolor=theme.background, layout="constrained"
-    )
-    grid = figure.add_gridspec(1, len(panels))
-    for column, (title, points) in enumerate(panels.items()):
-        axes = add_panel(figure, theme, title, grid[0, column])
-        draw_view_map(theme, axes, points)
-    legend_below(figure, axes, theme)
-    return figure

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from oner_jax.evals import ladder, ladder_figures
-from oner_jax.evals.figures import render
+from oner_jax.evals.figures import LIGHT, render, view_maps
 from oner_jax.evals.spread import csv_table, markdown_table, origin_table, read_rows, run_folder
 from oner_jax.evals.suite import write_whole
 from oner_jax.sweeps import Sweep
@@ -50,20 +50,20 @@ def write(sweep: Sweep, folder: Path) -> list[Path]:
         files["instruments.png"] = render(ladder_figures.arm_bars(rows, ladder_figures.GAP_PANELS))
         panels = _maps(sweep, folder)
         if panels:
-            files["maps.png"] = render(ladder_figures.maps(panels))
+            files["maps.png"] = render(view_maps(LIGHT, panels))
     for name, content in files.items():
         write_whole(folder / name, content)
     return [folder / name for name in files]
 
 
-def _maps(sweep: Sweep, folder: Path) -> dict[str, dict[str, list[list[float]]]]:
-    """Title -> points of the sweep's looks at `map`, those that are made."""
+def _maps(sweep: Sweep, folder: Path) -> list[tuple[str, dict[str, list[list[float]]]]]:
+    """Titles with the points of the sweep's looks at `map`, those that are made."""
     labels = {trial.name: trial.label or trial.name for trial in sweep.trials}
-    panels = {}
+    panels = []
     for look in sweep.looks:
         workdir = run_folder(folder, look.trial, sweep.seeds[0])
         path = workdir / f"eval/step-{look.step}/{look.dataset}/{look.task}.json"
         if look.task == "map" and path.exists():
             title = f"{labels[look.trial]}, step {look.step}"
-            panels[title] = json.loads(path.read_text())["points"]
+            panels.append((title, json.loads(path.read_text())["points"]))
     return panels
