@@ -25,7 +25,8 @@ COLLECTIVES = (
 
 
 _NO_TRAFFIC = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call"}
-_NO_TRAFFIC |= {"conditional", "after-all", "partition-id", "replica-id", "iota"}
+_NO_TRAFFIC |= {"conditional", "after-all", "partition-id", "replica-id", "iota", "send", "recv"}
+_MEGASCALE = "_xla_megascale"
 # Bookkeeping of the TPU compiler that moves nothing.
 _FREE_CALLS = r'custom_call_target="(AllocateBuffer|ConcatBitcast|Assume\w+)"'
 
@@ -46,13 +47,17 @@ class Collective:
 
 
 class Program:
-    """A parsed module. `slices`: equal parts of the devices, in order, for `crosses_slices`."""
+    """A parsed module of a program for `slices` equal parts of the devices, in order.
+
+    The TPU compiler writes the program of one slice, with transfers by the host ("megascale") for
+    what crosses; otherwise the module is that of all devices.
+    """
 
     def __init__(self, text: str, slices: int = 1):
         self._computations = parse(text)
         self._entry = field(r"(?m)^ENTRY %?([\w.\-]+)", text)[1]
         self._devices = device_count(text)
-        self._slices = slices
+        self._slice_devices = self._devices // (1 if _MEGASCALE in text else slices)
         self._fused: set[str] = set()
         self._runs = self._count_runs()
 
@@ -82,16 +87,21 @@ class Program:
         sent: Counter[tuple[str, int, bool]] = Counter()
         for instruction, _, runs in self._instructions():
             kind = instruction.opcode.removesuffix("-start")
-            if kind not in COLLECTIVES:
+            if instruction.opcode == "send" and _MEGASCALE in instruction.attributes:
+                key, size = _megascale(instruction), instruction.shapes[0].bytes
+            elif kind in COLLECTIVES:
+                groups = device_groups(instruction.attributes, self._devices)
+                key = (kind, len(groups[0]), self._cross(groups))
+                size = _bytes_sent(kind, _results(instruction), len(groups[0]))
+            else:
                 continue
-            groups = device_groups(instruction.attributes, self._devices)
-            part = max(1, self._devices // self._slices)
-            crosses = any(len({device // part for device in group}) > 1 for group in groups)
-            key = (kind, len(groups[0]), crosses)
             counts[key] += runs
-            sent[key] += runs * _bytes_sent(kind, _results(instruction), len(groups[0]))
+            sent[key] += runs * size
         ordered = sorted(counts, key=lambda key: -sent[key])
         return [Collective(*key, counts[key], sent[key]) for key in ordered]
+
+    def _cross(self, groups: list[list[int]]) -> bool:
+        return any(len({device // self._slice_devices for device in group}) > 1 for group in groups)
 
     def _instructions(
         self, fused: bool = True
@@ -189,6 +199,14 @@ class Program:
             if instruction.opcode == "constant" and instruction.shapes[0].element == "s32"
         ]
         return bounds[0] if len(bounds) == 1 else 1
+
+
+def _megascale(send: Instruction) -> tuple[str, int, bool]:
+    """Kind and group size of a transfer between slices: a device and its like in the others."""
+    kind = field(_MEGASCALE + r'_transfer_type="(\w+)"', send.attributes)[1]
+    target = re.search(_MEGASCALE + r'_target="\{([\d,]+)\}', send.attributes)
+    slices = len(numbers(target[1])) if target else 2
+    return kind.lower().replace("_", "-"), slices, True
 
 
 def device_groups(attributes: str, devices: int) -> list[list[int]]:

@@ -111,16 +111,23 @@ ENTRY %main (x: bf16[8,16]) -> bf16[8,16] {
   %q = bf16[3,8,16]{2,1,0:T(8,128)(2,1)S(1)} constant({...})
   %k = bf16[3,4,16]{2,1,0:T(8,128)(2,1)S(1)} constant({...})
   %s = bf16[8,4,3]{1,0,2:T(8,128)(2,1)S(1)} convolution(%q, %k), WINDOW
+  %z = (bf16[8,16]{1,0:T(8,128)(2,1)}, u32[], token[]) send(%x, %token), channel_id=2, SEND
   ROOT %w = (s32[]{:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)}) while(%t), LOOP
 }
 """
 TPU_TEXT = TPU_TEXT.replace("WINDOW", "window={size=3 stride=2 pad=0_0 lhs_dilate=3}, LABELS")
+TPU_TEXT = TPU_TEXT.replace(
+    "SEND",
+    'frontend_attributes={_xla_megascale_target="{1,2}x{0:1}",'
+    '_xla_megascale_transfer_type="ALL_REDUCE"}',
+)
 TPU_TEXT = TPU_TEXT.replace("LABELS", "dim_labels=0bf_0oi->bf0")
 TPU_TEXT = TPU_TEXT.replace("LOOP", "condition=%condition, body=%body")
 
 
 def test_the_tpu_compilers_text():
-    program = Program(TPU_TEXT)
+    program = Program(TPU_TEXT, slices=2)
+    assert program.collectives() == [Collective("all-reduce", 2, True, 1, 8 * 16 * 2)]
     assert program.flops() == 7 * (2 * 8 * 16 * 32) + 2 * 3 * 8 * 4 * 16
     # The loop reads x and writes y in HBM; w, q, k and s are on the chip.
     assert program.memory_bytes() == 7 * 2 * (8 * 16 + 8 * 32)
