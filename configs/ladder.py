@@ -83,6 +83,14 @@ def get_sweep(argument: str = "cpu") -> Sweep:
     """Every arm; an option `data=DIR` is passed on to each."""
     size = parse_recipe_argument(argument, sizes=SIZES, options={"data": ""}).size
     early, last = EARLY_STEP[size], TOTAL_STEPS[size]
+    maps = tuple(
+        Look(trial, ("map",), "val", step)
+        for trial, step in (("naive", last), ("cmc", early), ("cmc", last))
+    )
+    properties = tuple(
+        Look(trial, ("localisation", "reasoning", "multimodal"), "val", every_seed=True)
+        for trial in ("oner", "two_towers", "two_towers_masked")
+    )
     return Sweep(
         trials=tuple(
             Trial(name=name, label=arm.label, recipe=f"configs/ladder.py:{argument},arm={name}")
@@ -90,9 +98,6 @@ def get_sweep(argument: str = "cpu") -> Sweep:
         ),
         seeds=(0,) if size == "tiny" else (0, 1, 2),
         tasks=("retrieval", "geometry"),
-        looks=tuple(
-            Look(trial, step, task="map", dataset="val")
-            for trial, step in (("naive", last), ("cmc", early), ("cmc", last))
-        ),
+        looks=(*maps, *properties) if size == "cpu" else maps[:1],
         report="ladder",
     )

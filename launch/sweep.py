@@ -157,10 +157,10 @@ def plan(sweep: Sweep, folder: Path) -> list[Run]:
             train = ("-m", "oner_jax.train", *trial.arguments(seed), f"--workdir={workdir}")
             evaluate = ("-m", "oner_jax.evaluate", f"--workdir={workdir}", "--untrained=False")
             commands = [train, (*evaluate, f"--tasks={','.join(sweep.tasks)}")]
-            for look in sweep.looks if seed == sweep.seeds[0] else ():
-                if look.trial == trial.name:
+            for look in sweep.looks:
+                if look.trial == trial.name and (look.every_seed or seed == sweep.seeds[0]):
                     at = (f"--step={look.step}", f"--datasets={look.dataset}")
-                    commands.append((*evaluate, f"--tasks={look.task}", *at))
+                    commands.append((*evaluate, f"--tasks={','.join(look.tasks)}", *at))
             runs.append(Run(trial, seed, workdir, tuple(commands)))
     return runs
 

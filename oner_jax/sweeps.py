@@ -43,12 +43,13 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """One more evaluation, of the first seed of a trial: `task` on `dataset` at a checkpoint."""
+    """One more evaluation of a trial: `tasks` on `dataset` at a checkpoint, of the first seed."""
 
     trial: str
-    step: int
-    task: str
+    tasks: tuple[str, ...]
     dataset: str
+    step: int | str = "last"
+    every_seed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -133,6 +133,53 @@ CLAIMS = (
 )
 
 
+POINTING = "localisation/val/pointing"
+BOTH = "multimodal/val/same_vendor_joint_R@10"
+
+PROPERTY_CLAIMS = (
+    Claim(
+        "Localisation",
+        "OneR's hottest point is on the thing more often than a random point",
+        Side("oner", POINTING),
+        Side("oner", POINTING, chance=True),
+    ),
+    *(
+        Claim("Localisation", statement, Side("oner", POINTING), Side(arm, f"{POINTING}{suffix}"))
+        for statement, arm, suffix in (
+            ("more often than the middle of the picture", "oner", "_centre"),
+            ("more often than for a phrase that the scene does not show", "oner", "_other_phrase"),
+            ("more often than that of two towers with ITC", "two_towers", ""),
+            ("more often than that of two towers with ITC + MIM + MLM", "two_towers_masked", ""),
+        )
+    ),
+    Claim(
+        "Text-guided reasoning",
+        "OneR: a name lifts its thing to the top more often than at a picture without the thing",
+        Side("oner", "reasoning/val/name_flip"),
+        Side("oner", "reasoning/val/name_flip_elsewhere"),
+    ),
+    Claim(
+        "Text-guided reasoning",
+        "OneR: a category moves its thing forward (place without prompt less place with prompt)",
+        Side("oner", "reasoning/val/category_place_no_prompt"),
+        Side("oner", "reasoning/val/category_place"),
+    ),
+    *(
+        Claim(
+            "Multi-modal retrieval",
+            f"OneR, same vendor but another thing: picture and phrase above {other}",
+            Side("oner", BOTH),
+            Side("oner", BOTH.replace("joint", query)),
+        )
+        for query, other in (
+            ("image", "the picture alone"),
+            ("text", "the phrase alone"),
+            ("sum", "the sum of both"),
+        )
+    ),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """A claim with both sides, their difference by seed, and what follows."""
@@ -162,7 +209,9 @@ class Verdict:
         return "not replicated" if high < self.claim.margin else "unclear"
 
 
-def judge(rows: Sequence[Row], claims: Sequence[Claim] = CLAIMS) -> list[Verdict]:
+def judge(
+    rows: Sequence[Row], claims: Sequence[Claim] = (*CLAIMS, *PROPERTY_CLAIMS)
+) -> list[Verdict]:
     """The verdict on every claim whose two sides were measured."""
     by_name = {row.name: row for row in rows}
     verdicts = []

@@ -62,8 +62,8 @@ def _maps(sweep: Sweep, folder: Path) -> list[tuple[str, dict[str, list[list[flo
     panels = []
     for look in sweep.looks:
         workdir = run_folder(folder, look.trial, sweep.seeds[0])
-        path = workdir / f"eval/step-{look.step}/{look.dataset}/{look.task}.json"
-        if look.task == "map" and path.exists():
+        path = workdir / f"eval/step-{look.step}/{look.dataset}/map.json"
+        if "map" in look.tasks and path.exists():
             title = f"{labels[look.trial]}, step {look.step}"
             panels.append((title, json.loads(path.read_text())["points"]))
     return panels

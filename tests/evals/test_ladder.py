@@ -12,7 +12,7 @@ from scipy.stats import ttest_rel
 
 from configs.ladder import ARMS, get_config, get_sweep
 from oner_jax.errors import InputError
-from oner_jax.evals import ladder, ladder_figures, sweep_report
+from oner_jax.evals import ladder, ladder_figures, sweep_report, wording
 from oner_jax.evals.geometry import Views, geometry
 from oner_jax.evals.ladder import Claim, Side, Verdict
 from oner_jax.evals.measurement import Measurement
@@ -134,7 +134,14 @@ def test_every_claim_names_an_arm_and_something_measured():
     views = Views(image, text, joint, swapped, np.roll(np.arange(40), 1), np.arange(40))
     measured = {f"geometry/val/{name}" for name in geometry(views)}
     measured |= {f"retrieval/val/{side}_R@{k}" for side in ("text", "image") for k in RECALL_AT}
-    for claim in ladder.CLAIMS:
+    measured |= {f"localisation/val/{name}" for name in wording.LOCALISATION}
+    measured |= {f"reasoning/val/{name}" for name in wording.REASONING}
+    measured |= {
+        f"multimodal/val/{question}_{query}_R@10"
+        for question in wording.QUESTIONS
+        for query in wording.QUERIES
+    }
+    for claim in (*ladder.CLAIMS, *ladder.PROPERTY_CLAIMS):
         for side in (claim.more, claim.less):
             assert side.arm in ARMS
             assert side.metric in measured
@@ -159,7 +166,7 @@ def test_everything_is_written_even_while_runs_are_missing(folder):
     sweep = Sweep(
         tuple(Trial(name, "recipe") for name in VALUES),
         seeds=(0, 1, 2),
-        looks=(Look("plain", 1, "map", "val"), Look("better", 4, "map", "val")),
+        looks=(Look("plain", ("map",), "val", 1), Look("better", ("map",), "val", 4)),
         report="ladder",
     )
     written = {path.name for path in sweep_report.write(sweep, folder)}
@@ -188,8 +195,10 @@ def test_the_sweep_trains_every_arm_as_a_recipe():
     assert len(sweep.seeds) >= 3
     config = get_config("cpu")
     for look in sweep.looks:
-        assert look.step % config.checkpoint.interval_steps == 0
-        assert look.step <= config.total_steps
+        if look.step != "last":
+            assert isinstance(look.step, int)
+            assert look.step % config.checkpoint.interval_steps == 0
+            assert look.step <= config.total_steps
     with pytest.raises(InputError, match=r"unknown arm 'xmcc' \(did you mean 'xmc'\?\)"):
         get_config("cpu,arm=xmcc")
 
