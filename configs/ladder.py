@@ -31,6 +31,7 @@ class Arm:
     label: str
     architecture: str
     terms: str
+    predictor: bool = True
 
 
 ARMS = {
@@ -42,6 +43,10 @@ ARMS = {
     "oner": Arm("OneR: + CMC + masked modelling", "one_tower", "itc+cmc+mim+mlm+mmm"),
     # The other reading of XMC: mix against mix.
     "xmc_mixed": Arm("+ XMC, mix against mix", "one_tower", "itc+xmc_mixed"),
+    # METHOD's predictor is likely, not known, and may take the way from one modality to the other
+    # upon itself: then what is embedded, the projection before it, need not agree.
+    "naive_no_predictor": Arm("ITC, no predictor", "one_tower", "itc", predictor=False),
+    "cmc_no_predictor": Arm("+ CMC, no predictor", "one_tower", "itc+cmc", predictor=False),
     # The architectures, each with as much of the objective as it can serve.
     "two_towers": Arm("two towers: ITC", "two_towers", "itc"),
     "two_towers_masked": Arm("two towers: ITC + MIM + MLM", "two_towers", "itc+mim+mlm"),
@@ -65,6 +70,8 @@ def get_config(argument: str = "cpu") -> ConfigDict:
     else:
         arm = ARMS[name]
         config = oner.get_config(f"{base},architecture={arm.architecture},terms={arm.terms}")
+        if not arm.predictor:
+            config.model.predictor_hidden_width = 0
     if recipe.size == "tiny":
         config.batch_size = 16
         config.data.evaluation = {"val": config.data.evaluation["val"]}

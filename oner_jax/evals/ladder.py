@@ -130,6 +130,26 @@ CLAIMS = (
         "xmc",
         GAP,
     ),
+    *_arms_differ(
+        "The predictor's part in D1",
+        "without a predictor naive ITC retrieves better",
+        "naive_no_predictor",
+        "naive",
+        *RETRIEVAL,
+    ),
+    *_arms_differ(
+        "The predictor's part in D1",
+        "without a predictor, too, CMC is above naive ITC",
+        "cmc_no_predictor",
+        "naive_no_predictor",
+        *RETRIEVAL,
+    ),
+    Claim(
+        "The predictor's part in D1",
+        "naive without predictor: IT lies nearer to I than to T (D2)",
+        Side("naive_no_predictor", TO_IMAGE),
+        Side("naive_no_predictor", TO_TEXT),
+    ),
 )
 
 

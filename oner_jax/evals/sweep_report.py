@@ -1,27 +1,44 @@
 """Everything that is written when a sweep ends, in the sweep's folder."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from oner_jax.evals import ladder, ladder_figures
 from oner_jax.evals.figures import LIGHT, render, view_maps
-from oner_jax.evals.spread import csv_table, markdown_table, origin_table, read_rows, run_folder
+from oner_jax.evals.spread import (
+    Row,
+    csv_table,
+    markdown_table,
+    origin_table,
+    read_rows,
+    run_folder,
+)
 from oner_jax.evals.suite import write_whole
 from oner_jax.sweeps import Sweep
 
-COLUMNS = {
-    "retrieval/val/text_R@10": "val text R@10",
-    "retrieval/val/image_R@10": "val image R@10",
-    "retrieval/new_vendor/text_R@10": "new_vendor text R@10",
-    "retrieval/new_vendor/image_R@10": "new_vendor image R@10",
-    "geometry/val/centroid_distance": "distance of means",
-    "geometry/val/modality_variance": "modality's share of variance",
-    "geometry/val/modality_classifier": "modality classifier",
-    "geometry/val/pooled_text_R@1": "pooled R@1",
-    "geometry/val/unpooled_text_R@1": "R@1",
-    "geometry/val/cos_joint_image": "cos(IT, I)",
-    "geometry/val/cos_joint_text": "cos(IT, T)",
-    "geometry/val/change_other_caption": "IT moved by another caption",
+# Tables of table.md by title: metric -> heading.
+TABLES = {
+    "Retrieval": {
+        "retrieval/val/text_R@10": "val text R@10",
+        "retrieval/val/image_R@10": "val image R@10",
+        "retrieval/new_vendor/text_R@10": "new_vendor text R@10",
+        "retrieval/new_vendor/image_R@10": "new_vendor image R@10",
+    },
+    "D1: are the modalities apart?": {
+        "geometry/val/centroid_distance": "distance of means",
+        "geometry/val/modality_variance": "share of variance",
+        "geometry/val/modality_classifier": "classifier",
+        "geometry/val/unpooled_text_R@1": "R@1 among captions",
+        "geometry/val/pooled_text_R@1": "R@1, pictures in the way",
+        "geometry/val/alignment": "alignment",
+    },
+    "D2: does the joint input read its text?": {
+        "geometry/val/cos_joint_image": "cos(IT, I)",
+        "geometry/val/cos_joint_text": "cos(IT, T)",
+        "geometry/val/change_other_picture": "IT moved by another picture",
+        "geometry/val/change_other_caption": "IT moved by another caption",
+    },
 }
 
 
@@ -31,15 +48,13 @@ def write(sweep: Sweep, folder: Path) -> list[Path]:
     rows = read_rows(folder, labels, sweep.seeds)
     if not rows:
         return []
-    measured = {metric for row in rows for _, metric in row.metrics}
-    columns = {metric: name for metric, name in COLUMNS.items() if metric in measured}
     commands = {
         trial.name: " ".join(["python -m oner_jax.train", *trial.arguments("N")])
         for trial in sweep.trials
     }
     files: dict[str, bytes] = {
         "table.csv": csv_table(rows).encode(),
-        "table.md": markdown_table(rows, columns or {m: m for m in sorted(measured)}).encode(),
+        "table.md": _tables(rows).encode(),
         "origin.md": origin_table(rows, commands).encode(),
     }
     if sweep.report == "ladder":
@@ -54,6 +69,17 @@ def write(sweep: Sweep, folder: Path) -> list[Path]:
     for name, content in files.items():
         write_whole(folder / name, content)
     return [folder / name for name in files]
+
+
+def _tables(rows: Sequence[Row]) -> str:
+    """The tables of which something was measured, each under its title; else all in one."""
+    measured = {metric for row in rows for _, metric in row.metrics}
+    parts = [
+        f"## {title}\n\n{markdown_table(rows, columns)}"
+        for title, columns in TABLES.items()
+        if measured & columns.keys()
+    ]
+    return "\n".join(parts) or markdown_table(rows, {name: name for name in sorted(measured)})
 
 
 def _maps(sweep: Sweep, folder: Path) -> list[tuple[str, dict[str, list[list[float]]]]]:
