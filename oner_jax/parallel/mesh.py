@@ -31,8 +31,8 @@ Rules = Sequence[tuple[str, Sequence[str | None]]]
 
 # Kernels are cut along their wide side by `tensor` (heads, MLP) and along the other by `fsdp`;
 # the tower's have a leading layer axis. What no rule names is replicated. Heads are small and not
-# cut by `tensor`: of two layers in a row whose kernels are both cut (fsdp, tensor), XLA (JAX 0.10.2)
-# compiles a wrong gradient for the first, unless what passes between them is constrained.
+# cut by `tensor`: of two layers in a row whose kernels are both cut (fsdp, tensor), XLA compiles a
+# wrong gradient for the first (JAX 0.10.2), unless what passes between them is constrained.
 DEFAULT_RULES: Rules = (
     (r"blocks/attention/qkv/kernel$", (None, "fsdp", None, "tensor", None)),
     (r"blocks/attention/project/kernel$", (None, "tensor", None, "fsdp")),
