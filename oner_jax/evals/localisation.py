@@ -23,7 +23,7 @@ THRESHOLDS = np.linspace(0.1, 0.9, 17)
 SMALLEST_OVERLAP = 0.5
 CENTRE_BOX_SIDES = np.linspace(0.2, 1.0, 17)
 EXAMPLE_SCENES = 4
-IMAGES_AT_ONCE = 32  # patch states of many large pictures are not kept
+IMAGES_AT_ONCE = 128  # the embedder's batch; patch states of many large pictures are not kept
 
 Boxes = Float[np.ndarray, "boxes 4"]  # left, top, right, bottom as parts of the side
 
@@ -107,6 +107,7 @@ def localisation(
     half, and the whole picture. Ties count against the model.
     """
     inside = np.stack([_inside(own) for own in boxes])
+    right = _alternatives(boxes)
     scored = pictures % 2 == 1
     if not scored.any() or scored.all():
         raise ValueError("give two pictures or more: one half chooses the threshold")
@@ -115,20 +116,21 @@ def localisation(
     hits = _pointing(upsampled(maps), inside)
     other_hits = _pointing(upsampled(other_maps), inside)
     chance = float(inside.mean())
-    found = _boxes_at_best_threshold(maps, boxes, scored)
-    fixed = np.stack([_centre_box(side) for side in CENTRE_BOX_SIDES])
-    right = np.stack([_right(np.broadcast_to(box, (cases, 4)), boxes) for box in fixed])
-    best = int(np.argmax(right[:, ~scored].mean(axis=1)))
-    scored_boxes = [own for own, chosen in zip(boxes, scored, strict=True) if chosen]
+    found, other_found = (_boxes_at_best_threshold(m, right, scored) for m in (maps, other_maps))
+    fixed = np.stack([_fits(_centre_box(side), right) for side in CENTRE_BOX_SIDES.tolist()])
+    best = int(np.argmax(fixed[:, ~scored].mean(axis=1)))
     halves = int(scored.sum())
-    dealt = _dealt_out(found[scored], scored_boxes)
+    dealt = float(np.mean([_fits(box, right[scored]) for box in found[scored]]))
     return {
         "pointing": Measurement(float(hits.mean()), chance, cases),
         "pointing_other_phrase": Measurement(float(other_hits.mean()), chance, cases),
         "pointing_centre": Measurement(float(inside[:, middle, middle].mean()), chance, cases),
-        "box": Measurement(float(_right(found, boxes)[scored].mean()), dealt, halves),
-        "box_centre": Measurement(float(right[best, scored].mean()), dealt, halves),
-        "box_whole": Measurement(float(right[-1, scored].mean()), dealt, halves),
+        "box": Measurement(float(_fits(found, right)[scored].mean()), dealt, halves),
+        "box_other_phrase": Measurement(
+            float(_fits(other_found, right)[scored].mean()), dealt, halves
+        ),
+        "box_centre": Measurement(float(fixed[best, scored].mean()), dealt, halves),
+        "box_whole": Measurement(float(fixed[-1, scored].mean()), dealt, halves),
     }
 
 
@@ -147,27 +149,26 @@ def _pointing(heat: np.ndarray, inside: np.ndarray) -> Bool[np.ndarray, "queries
 
 
 def _boxes_at_best_threshold(
-    maps: np.ndarray, boxes: Sequence[Boxes], scored: np.ndarray
+    maps: np.ndarray, right: np.ndarray, scored: np.ndarray
 ) -> Float[np.ndarray, "queries 4"]:
     heat = upsampled(maps)
     low, high = (edge(heat, axis=(1, 2), keepdims=True) for edge in (np.min, np.max))
     scaled = (heat - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
     scaled[(high == low)[:, 0, 0]] = 1.0  # a flat map is hot everywhere: the whole picture
     found = np.stack([boxes_around_largest(scaled, threshold) for threshold in THRESHOLDS.tolist()])
-    right = [_right(at_threshold, boxes)[~scored].mean() for at_threshold in found]
-    return found[int(np.argmax(right))]
+    fitting = [_fits(at_threshold, right)[~scored].mean() for at_threshold in found]
+    return found[int(np.argmax(fitting))]
 
 
-def _right(found: np.ndarray, boxes: Sequence[Boxes]) -> Bool[np.ndarray, "queries"]:
-    best = [overlap(box[None], own).max() for box, own in zip(found, boxes, strict=True)]
-    return np.array(best) >= SMALLEST_OVERLAP
+def _alternatives(boxes: Sequence[Boxes]) -> Float[np.ndarray, "queries most 4"]:
+    """The boxes of each query as one array, the first repeated where others have more."""
+    most = max(len(own) for own in boxes)
+    return np.stack([np.concatenate([own, own[:1].repeat(most - len(own), 0)]) for own in boxes])
 
 
-def _dealt_out(found: np.ndarray, boxes: Sequence[Boxes]) -> float:
-    """How often a found box fits the boxes of a query drawn at random: the mean over all pairs."""
-    return float(
-        np.mean([(overlap(found[:, None], own).max(axis=1) >= SMALLEST_OVERLAP) for own in boxes])
-    )
+def _fits(found: np.ndarray, right: np.ndarray) -> Bool[np.ndarray, "queries"]:
+    """Whether the found box of each query (or one for all) overlaps one of its boxes enough."""
+    return overlap(found[..., None, :], right).max(axis=1) >= SMALLEST_OVERLAP
 
 
 def _centre_box(side: float) -> Float[np.ndarray, "4"]:

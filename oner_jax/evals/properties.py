@@ -62,17 +62,21 @@ def _localisation(
     if "absent" in cell.content:
         return head + _nothing(cell)
     examples = cell.content["examples"]
-    figure = add_figure(
-        f"localisation {dataset}",
-        f"Pictures and, for each phrase, where the model sees it: {dataset}",
-        functools.partial(
-            scene_figures.heat_maps,
-            pictures=[_scene(dataset, example, pictures) for example in examples],
-            examples=examples,
-            space=PRIMARY,
-        ),
+    draw = functools.partial(
+        scene_figures.heat_maps,
+        pictures=[_scene(dataset, example, pictures) for example in examples],
+        examples=examples,
     )
-    return f"{head}{figure}{sections.measured_table(columns, dataset, ['localisation'])}"
+    figures = [
+        add_figure(
+            f"localisation {dataset} {space}",
+            f"Pictures and, for each phrase, where the model sees it: {dataset}, {title}",
+            functools.partial(draw, title=title, space=space),
+        )
+        for space, title in wording.PATCH_SPACES.items()
+    ]
+    table = sections.measured_table(columns, dataset, ["localisation"])
+    return f"{head}{page.grid(figures, 'pairs')}{table}"
 
 
 def _scene(dataset: str, example: Mapping[str, Any], pictures: ReadPictures) -> np.ndarray:

@@ -18,12 +18,16 @@ MAP_PIXELS = 192
 
 
 def heat_maps(
-    theme: Theme, pictures: Sequence[np.ndarray], examples: Sequence[Mapping[str, Any]], space: str
+    theme: Theme,
+    title: str,
+    pictures: Sequence[np.ndarray],
+    examples: Sequence[Mapping[str, Any]],
+    space: str,
 ) -> "Figure":
     """A row per square picture: itself, then for each phrase its map, box and hottest point.
 
-    `examples` are those of a `localisation` cell. Each map runs from its coldest to its hottest
-    patch, so that colours cannot be compared between maps.
+    `examples` are those of a `localisation` cell, with maps in `space`. Each map runs from its
+    coldest to its hottest patch, so that colours cannot be compared between maps.
     """
     from matplotlib.figure import Figure
 
@@ -33,6 +37,7 @@ def heat_maps(
         facecolor=theme.background,
         layout="constrained",
     )
+    figure.suptitle(title, x=0.01, ha="left", color=theme.text, fontsize=12, fontweight="bold")
     panels = figure.subplots(len(examples), columns, squeeze=False)
     for row, picture, example in zip(panels, pictures, examples, strict=True):
         for axes in row:

@@ -17,7 +17,7 @@ MAXIMUM_SCENES = 250
 TILE_SIDES = (0.36, 0.5)  # shortest and longest side of a picture, as a part of the canvas's
 WHITE_TOLERANCE = 16  # levels from white that still count as ground
 
-_PLACEMENTS_TRIED = 10_000
+_ROUNDS, _PLACEMENTS_A_ROUND = 100, 64
 
 
 @runtime_checkable
@@ -113,16 +113,16 @@ def place_apart(
     random: np.random.Generator, objects: int
 ) -> tuple[tuple[float, float, float], ...]:
     """Squares (left, top, side) in the unit square that do not overlap, uniformly at random."""
-    for _ in range(_PLACEMENTS_TRIED):
-        sides = random.uniform(*TILE_SIDES, objects)
-        low = random.uniform(0.0, 1.0, (objects, 2)) * (1.0 - sides[:, None])
-        high = low + sides[:, None]
-        together = (low[:, None] < high[None]) & (low[None] < high[:, None])
-        if together.all(axis=2).sum() == objects:  # each only with itself
-            return tuple(
-                (left, top, side)
-                for (left, top), side in zip(low.tolist(), sides.tolist(), strict=True)
-            )
+    for _ in range(_ROUNDS):
+        sides = random.uniform(*TILE_SIDES, (_PLACEMENTS_A_ROUND, objects, 1))
+        low = random.uniform(0.0, 1.0, (_PLACEMENTS_A_ROUND, objects, 2)) * (1.0 - sides)
+        high = low + sides
+        together = (low[:, :, None] < high[:, None]) & (low[:, None] < high[:, :, None])
+        # In a placement that will do, each square overlaps itself only.
+        apart = np.flatnonzero(together.all(axis=3).sum(axis=(1, 2)) == objects)
+        if len(apart):
+            tiles = np.concatenate([low, sides], axis=2)[apart[0]]
+            return tuple((left, top, side) for left, top, side in tiles.tolist())
     raise ValueError(f"no room for {objects} squares with sides of {TILE_SIDES}")
 
 
@@ -137,8 +137,9 @@ def compose(
     canvas = np.full((size, size, 3), 255, np.uint8)
     boxes = []
     for picture, (left, top, side) in zip(layout.pictures, layout.tiles, strict=True):
-        pixels = max(1, round(side * size))
-        x, y = (min(round(edge * size), size - pixels) for edge in (left, top))
+        # Both edges are rounded, so that tiles apart from each other stay so.
+        x, y = round(left * size), round(top * size)
+        pixels = max(1, min(round((left + side) * size) - x, round((top + side) * size) - y))
         tile = _shrunk(pictures[picture], pixels)
         canvas[y : y + pixels, x : x + pixels] = tile
         boxes.append(np.array([x, y, x, y]) + _content_box(tile))

@@ -132,6 +132,11 @@ LOCALISATION = {
         "the half of the pictures that did not choose the threshold.",
         "the same boxes dealt out at random",
     ),
+    "box_other_phrase": Wording(
+        "… asked for something else",
+        "The same for a phrase that names nothing in the picture, its own threshold chosen.",
+        "as above",
+    ),
     "box_centre": Wording(
         "… a box around the middle",
         "No model: the size that is best on the other half.",
@@ -279,9 +284,15 @@ PROPERTIES = (
 
 LOCALISATION_EXPLAINED = (
     "Warm colours: patches whose state is most like the phrase, from the coldest to the hottest of "
-    "each map; the dot is the hottest point, the frame the right box. Shown: the head's output for "
-    "every patch; the column “backbone” has the patch states before it."
+    "each map; the dot is the hottest point, the frame the right box. The paper compares states of "
+    "the last layer, which is the column “backbone”; “this model” passes every patch through the "
+    "head, as a picture is. The pictures are drawn first by a fixed seed; nobody chose them."
 )
+
+PATCH_SPACES = {
+    "backbone": "patch states before the head",
+    "projected": "patch states through the head",
+}
 
 REASONING_EXPLAINED = (
     "A scene and a prompt go in together; the lists rank the names of all things in the dataset by "

@@ -98,6 +98,7 @@ def test_a_model_that_knows_where_things_are():
     assert found["pointing"].cases == 40
     assert found["box"].cases == 20
     assert found["pointing_other_phrase"].value < 0.4
+    assert found["box_other_phrase"].value < 0.4
     assert found["box_whole"].value == 0
     centre = [(box[0, :2] <= 0.5).all() and (box[0, 2:] > 0.5).all() for box in boxes]
     assert found["pointing_centre"].value == pytest.approx(np.mean(centre))

@@ -140,7 +140,8 @@ def test_every_figure_lies_beside_the_page_in_both_themes(colour_world):
         "map_val_this_model",
         "cosines_val_untrained",
         "curve_loss_itc",
-        "localisation_val",
+        "localisation_val_backbone",
+        "localisation_val_projected",
     ):
         for suffix in ("", "_dark"):
             with Image.open(folder / f"{name}{suffix}.png") as picture:
