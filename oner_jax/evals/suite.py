@@ -25,7 +25,7 @@ from oner_jax.evals.scenes import BoxedPictures
 from oner_jax.evals.tasks import TASKS, Task
 from oner_jax.evals.templates import prompt_template, template_set
 
-CELL_FORMAT = 4  # raise it when a task measures something else than before
+CELL_FORMAT = 5  # raise it when a task measures something else than before
 
 
 @dataclasses.dataclass(frozen=True)
