@@ -1,12 +1,13 @@
 """Training step of the two-tower arm beside big_vision's and open_clip's, on one CPU.
 
-    python docs/benchmarks/two_towers_on_cpu.py --big_vision=DIR --open_clip=DIR --open_clip_python=PY
+    python docs/benchmarks/two_towers_on_cpu.py --big_vision=DIR --open_clip=DIR \\
+        --open_clip_python=PYTHON
 
 ViT-Ti/16 and a text tower of the same width, 224 px, 64 sub-words of 32,000, batch 16, float32,
-sigmoid loss, AdamW with clipping, everything from the same random batch. `DIR` are checkouts of the
-peers; big_vision runs under this Python's JAX, open_clip under the Python that is named, since it
-needs PyTorch. Each contestant is a process that compiles and warms up, then waits; rounds go through
-all of them in turn, so that a machine that slows down slows all of them.
+sigmoid loss, AdamW with clipping, everything from a random batch. `DIR` are checkouts of the peers;
+big_vision runs under this Python's JAX, open_clip under the Python that is named, since it needs
+PyTorch. Each contestant is a process that compiles and warms up, then waits; rounds go through all
+of them in turn, so that a machine that slows down slows all of them.
 """
 
 import argparse

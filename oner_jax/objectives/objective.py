@@ -28,6 +28,7 @@ from oner_jax.objectives.contrastive import Keys, Queries, contrast, mix
 from oner_jax.objectives.masking import MaskedWords
 from oner_jax.objectives.settings import ObjectiveSettings
 from oner_jax.objectives.terms import CONTRASTIVE_TERMS, RECONSTRUCTION_TERMS, Reconstruction
+from oner_jax.parallel.mesh import batch_sharding
 
 Scalars = dict[str, Float[Array, ""]]
 
@@ -155,8 +156,13 @@ class Objective:
             batch.patch_mask if self._image_mask_fraction else None,
         )
         states = model.backbone.encode(inputs, self.online_views)
+        # Between two heads whose kernels are both cut by features, rows have to be the only cut:
+        # XLA's partitioner (JAX 0.10) otherwise computes a wrong gradient without a word.
+        rows_alone = batch_sharding(self.mesh)
         projected = {
-            name: model.backbone.project(state.cls, name)
+            name: jax.lax.with_sharding_constraint(
+                model.backbone.project(state.cls, name), rows_alone
+            )
             for name, state in states.items()
             if name in self.contrasted_views
         }
