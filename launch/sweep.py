@@ -36,7 +36,12 @@ from oner_jax.evals import spread, sweep_report
 from oner_jax.sweeps import Sweep, Trial
 
 SWEEP = flags.DEFINE_string("sweep", None, "Sweep file, as FILE.py[:argument].")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep; made if it is not there.")
+WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the sweep; made if it is not there.",
+    allow_override=True,  # the programs that a sweep runs have one too, and tests import both
+)
 SIDE_BY_SIDE = flags.DEFINE_integer("side_by_side", 1, "How many runs at once.", lower_bound=1)
 SEEDS = flags.DEFINE_list("seeds", [], "Seeds in place of the sweep's own.")
 ONLY = flags.DEFINE_list("only", [], "Names of the trials to run; default: all.")
