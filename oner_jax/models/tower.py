@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from oner_jax.errors import InputError
 from oner_jax.models.settings import ModelSettings
+from oner_jax.parallel.mesh import rows_stay_cut
 
 _kernel_init = nnx.initializers.xavier_uniform()
 
@@ -144,9 +145,9 @@ class Block(nnx.Module):
         key_lengths: Sequence[Int[Array, "b"] | None],
     ) -> Float[Array, "b length width"]:
         normed = self.attention_norm(tokens).astype(self.dtype)
-        tokens = tokens + self.attention(normed, segments, key_lengths)
+        tokens = rows_stay_cut(tokens + self.attention(normed, segments, key_lengths))
         normed = self.mlp_norm(tokens).astype(self.dtype)
-        return tokens + self.mlp(normed)
+        return rows_stay_cut(tokens + self.mlp(normed))
 
 
 class Tower(nnx.Module):
@@ -183,7 +184,7 @@ class Tower(nnx.Module):
             return block(hidden, segments, lengths), None
 
         hidden, _ = jax.lax.scan(
-            _rematerialized(layer, self.remat), tokens, stacked, unroll=self.unroll
+            _rematerialized(layer, self.remat), rows_stay_cut(tokens), stacked, unroll=self.unroll
         )
         return self.final_norm(hidden.astype(jnp.float32))
 

@@ -120,6 +120,18 @@ class LocalRows:
         return jax.make_array_from_callback(shape, batch_sharding(self.mesh), held_at)
 
 
+def rows_stay_cut(x: jax.Array) -> jax.Array:
+    """`x` with its first axis cut over the batch axes of the mesh that a program is traced for.
+
+    Without being told, the compiler may rather cut activations as `fsdp` has cut the weights, and
+    hold all rows on every device. No mesh (`jax.sharding.use_abstract_mesh`), no effect.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 

@@ -62,7 +62,8 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         prepared = jax.lax.with_sharding_constraint(objective.prepare(key, batch), rows)
-        gradients, metrics = gradients_of(state.parameters, state.momentum, prepared)
+        with jax.sharding.use_abstract_mesh(objective.mesh.abstract_mesh):
+            gradients, metrics = gradients_of(state.parameters, state.momentum, prepared)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         twin, twin_metrics = state.momentum, {}

@@ -7,11 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.oner import get_config
+from oner_jax.configuration import resolve_without_data
 from oner_jax.errors import InputError
 from oner_jax.models.pretraining import PureModel
+from oner_jax.objectives.batch import TextFormat
 from oner_jax.parallel import mesh as meshes
 from oner_jax.training import schedule
 from oner_jax.training.optimizer import decay_mask, make_optimizer
+from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import abstract_state, compile_step, init_state, make_train_step
 from tests import small
 
@@ -203,3 +207,22 @@ def test_a_batch_that_does_not_divide_names_a_multiple_that_does():
     mesh = meshes.make_mesh()
     with pytest.raises(InputError, match="multiple of 16"):
         meshes.check_batch_size(24, 2, mesh)
+
+
+def test_cutting_parameters_leaves_activations_cut_by_rows():
+    """The compiler, left to itself, may cut activations as the weights are and hold every row."""
+
+    def temporaries(**sizes: int) -> int:
+        config = get_config("tiny")
+        config.batch_size, config.mesh = 512, {"slice": 1, "data": 1, "fsdp": 1, "tensor": 1}
+        config.mesh.update(sizes)
+        config.model.vocabulary_size = 64
+        config = resolve_without_data(config)
+        text = TextFormat.synthetic(config.model.vocabulary_size)
+        recipe = Recipe.from_config(config, text)
+        compiled = recipe.step.lower(recipe.abstract, recipe.abstract_batch()).compile()
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
+
+    assert temporaries(fsdp=8) < 1.1 * temporaries(data=8)
