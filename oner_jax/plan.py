@@ -18,7 +18,14 @@ from oner_jax.errors import InputError, run_program
 from oner_jax.models.settings import REMAT_POLICIES
 from oner_jax.parallel.chips import GIB
 from oner_jax.parallel.topology import Topology
-from oner_jax.training.planning import Plan, Roofline, largest_batch, make_plan, to_json
+from oner_jax.training.planning import (
+    SEARCH_STEP,
+    Plan,
+    Roofline,
+    largest_batch,
+    make_plan,
+    to_json,
+)
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
 TOPOLOGY = flags.DEFINE_string("topology", None, "Where to run, as v5e:16x16 or h100:8.")
@@ -28,7 +35,7 @@ SEARCH = flags.DEFINE_bool("search", False, "Find the largest batch of every rem
 EFFORT = flags.DEFINE_float(
     "effort",
     0.0,
-    "The compiler's effort for speed, -1 to 1; training compiles with 0. -1 takes half the time and "
+    "The compiler's effort for speed, -1 to 1; training compiles with 0. -1 takes half as long and "
     "finds the same memory, but keeps less on the chip: its memory traffic is a quarter higher.",
     lower_bound=-1.0,
     upper_bound=1.0,
@@ -37,7 +44,10 @@ JSON = flags.DEFINE_bool("json", False, "Print JSON and nothing else.")
 
 
 def search(config: ConfigDict, topology: Topology) -> list[Plan]:
-    """The plan of the largest batch that fits, for every remat policy that has one."""
+    """The plan of the largest batch that fits, for every remat policy that has one.
+
+    Raises InputError if none has.
+    """
     plans = []
     for remat in REMAT_POLICIES:
         with config.unlocked():
@@ -45,6 +55,11 @@ def search(config: ConfigDict, topology: Topology) -> list[Plan]:
         plan = largest_batch(config, topology)
         if plan is not None:
             plans.append(plan)
+    if not plans:
+        raise InputError(
+            f"no remat policy fits {SEARCH_STEP} pairs on each device of {topology}: cut the "
+            "parameters (config.mesh.fsdp) or take more chips"
+        )
     return plans
 
 
@@ -72,6 +87,12 @@ def describe(plan: Plan, pairs: int) -> str:
         lines += ["", *_roofline_lines(plan, plan.roofline, pairs)]
     if plan.compile_seconds is not None:
         lines += ["", f"compiled in {plan.compile_seconds:.0f} s"]
+    else:
+        lines += [
+            "",
+            "Not compiled: temporaries are saved activations and gradients alone, without",
+        ]
+        lines += ["what a layer, the logits and the kernels work in."]
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from oner_jax.parallel.topology import Topology
 from oner_jax.training import planning
 
 ROOT = Path(__file__).parents[1]
+TINY = "configs/oner.py:tiny"
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 
 
@@ -47,6 +48,14 @@ def test_gpus_are_planned_by_arithmetic():
     )
     assert roofline["limited_by"] == "compute"
     assert found["mfu_bound"] == pytest.approx(1 / (1 + found["recomputed_fraction"]))
+
+
+def test_what_a_person_reads():
+    result = plan("--topology=h100:8", "--config.batch_size=64", "--pairs=3600", config=TINY)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("h100:8: 8 chips, mesh data 8, batch 64 (8 a chip)")
+    for line in ("fits", "3,600 pairs in 0.0 hours", "Not compiled"):
+        assert line in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -107,9 +116,7 @@ def test_search_ends_at_the_largest_batch_that_fits(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu, the TPU's compiler")
 def test_the_real_step_compiled_for_a_tpu():
-    result = plan(
-        "--topology=v5e:2x2", "--config.batch_size=32", "--json", config="configs/oner.py:tiny"
-    )
+    result = plan("--topology=v5e:2x2", "--config.batch_size=32", "--json", config=TINY)
     assert result.returncode == 0, result.stderr
     (found,) = json.loads(result.stdout)
     assert found["memory"]["fits"]
