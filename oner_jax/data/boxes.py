@@ -36,7 +36,7 @@ class PhrasesInPictures:
     image_size: int
     phrases: list[str]
     pictures: Int64[np.ndarray, "queries"]
-    boxes: list[Float[np.ndarray, "boxes 4"]]
+    boxes: list[Float[np.ndarray, "_ 4"]]
 
     def image_batches(self, batch_size: int) -> Iterator[UInt8[np.ndarray, "b size size 3"]]:
         """All pictures in order; the last batch may be shorter."""

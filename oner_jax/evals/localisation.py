@@ -25,7 +25,7 @@ CENTRE_BOX_SIDES = np.linspace(0.2, 1.0, 17)
 EXAMPLE_SCENES = 4
 IMAGES_AT_ONCE = 128  # the embedder's batch; patch states of many large pictures are not kept
 
-Boxes = Float[np.ndarray, "boxes 4"]  # left, top, right, bottom as parts of the side
+Boxes = Float[np.ndarray, "_ 4"]  # left, top, right, bottom as parts of the side
 
 
 def heat_maps(

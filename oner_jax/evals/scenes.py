@@ -35,7 +35,7 @@ class BoxedPictures(Protocol):
     def pictures(self) -> Int64[np.ndarray, "queries"]: ...
 
     @property
-    def boxes(self) -> Sequence[Float[np.ndarray, "boxes 4"]]: ...
+    def boxes(self) -> Sequence[Float[np.ndarray, "_ 4"]]: ...
 
     def image_batches(self, batch_size: int) -> Iterator[UInt8[np.ndarray, "b size size 3"]]: ...
 
@@ -62,7 +62,7 @@ class ComposedScenes:
     images: UInt8[np.ndarray, "scenes size size 3"]
     phrases: Sequence[str]
     pictures: Int64[np.ndarray, "queries"]
-    boxes: Sequence[Float[np.ndarray, "boxes 4"]]
+    boxes: Sequence[Float[np.ndarray, "_ 4"]]
 
     def image_batches(self, batch_size: int) -> Iterator[UInt8[np.ndarray, "b size size 3"]]:
         """All scenes in order; the last batch may be shorter."""

@@ -8,7 +8,7 @@ holds its queries against all keys. Where keys are the online model's own they c
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from oner_jax.models.settings import ModelSettings
 from oner_jax.models.views import VIEWS, PairInputs, View, ViewStates
 from oner_jax.objectives import masking, reconstruction
 from oner_jax.objectives.batch import Batch, PreparedBatch, TextFormat
-from oner_jax.objectives.contrastive import Keys, Queries, contrast, mix
+from oner_jax.objectives.contrastive import Form, Keys, Queries, contrast, mix
 from oner_jax.objectives.masking import MaskedWords
 from oner_jax.objectives.settings import ObjectiveSettings
 from oner_jax.objectives.terms import CONTRASTIVE_TERMS, RECONSTRUCTION_TERMS, Reconstruction
@@ -214,7 +214,7 @@ class Objective:
             ),
             scale=scale,
             bias=bias,
-            form=self.settings.form,
+            form=cast(Form, self.settings.form),
             keys_carry_gradient=not self.has_twin,
             mesh=self.mesh,
         )

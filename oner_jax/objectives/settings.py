@@ -25,7 +25,7 @@ class ObjectiveSettings:
 
     weights: Mapping[str, float]
     key_source: str
-    form: Form
+    form: str
     temperature: float
     logit_bias: float
     mask_equal_captions: bool
