@@ -77,7 +77,7 @@ def arm_bars(rows: Sequence[Row], panels: BAR_PANELS, theme: Theme = LIGHT) -> "
                 fontsize=8,
                 labelcolor=theme.text,
                 loc="upper center",
-                bbox_to_anchor=(0.5, -0.45 / (0.38 * len(rows))),
+                bbox_to_anchor=(0.5, -0.3 / (0.38 * len(rows))),
             )
     return figure
 
