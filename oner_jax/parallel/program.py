@@ -27,6 +27,9 @@ COLLECTIVES = (
 _NO_TRAFFIC = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call"}
 _NO_TRAFFIC |= {"conditional", "after-all", "partition-id", "replica-id", "iota", "send", "recv"}
 _MEGASCALE = "_xla_megascale"
+# The TPU compiler spreads a collective over fusions that also compute: it is written out again in
+# each of them and in the last. Matches a fusion's name and the computation that it calls.
+_CONTINUED = r"async-collective-done|\S+ async_collective_fusion"
 # Bookkeeping of the TPU compiler that moves nothing.
 _FREE_CALLS = r'custom_call_target="(AllocateBuffer|ConcatBitcast|Assume\w+)"'
 
@@ -59,6 +62,7 @@ class Program:
         self._devices = device_count(text)
         self._slice_devices = self._devices // (1 if _MEGASCALE in text else slices)
         self._fused: set[str] = set()
+        self._continued: set[str] = set()
         self._runs = self._count_runs()
 
     def flops(self) -> int:
@@ -85,11 +89,11 @@ class Program:
         """By kind and group, most bytes first."""
         counts: Counter[tuple[str, int, bool]] = Counter()
         sent: Counter[tuple[str, int, bool]] = Counter()
-        for instruction, _, runs in self._instructions():
+        for computation, instruction, runs in self._named_instructions():
             kind = instruction.opcode.removesuffix("-start")
             if instruction.opcode == "send" and _MEGASCALE in instruction.attributes:
                 key, size = _megascale(instruction), instruction.shapes[0].bytes
-            elif kind in COLLECTIVES:
+            elif kind in COLLECTIVES and computation not in self._continued:
                 groups = device_groups(instruction.attributes, self._devices)
                 key = (kind, len(groups[0]), self._cross(groups))
                 size = _bytes_sent(kind, _results(instruction), len(groups[0]))
@@ -103,16 +107,23 @@ class Program:
     def _cross(self, groups: list[list[int]]) -> bool:
         return any(len({device // self._slice_devices for device in group}) > 1 for group in groups)
 
+    def _named_instructions(self) -> Iterator[tuple[str, Instruction, int]]:
+        """Every instruction that runs, with its computation's name, and how often."""
+        for name, runs in self._runs.items():
+            for instruction in self._computations[name]:
+                yield name, instruction, runs
+
     def _instructions(
         self, fused: bool = True
     ) -> Iterator[tuple[Instruction, Mapping[str, Sequence[Shape]], int]]:
-        """Every instruction that runs, shapes by name beside it, and how often."""
-        for name, runs in self._runs.items():
-            if name in self._fused and not fused:
-                continue
-            shapes = {each.name: each.shapes for each in self._computations[name]}
-            for instruction in self._computations[name]:
-                yield instruction, shapes, runs
+        """The same, with shapes by name; not `fused`: without what runs inside a fusion."""
+        shapes = {
+            name: {each.name: each.shapes for each in self._computations[name]}
+            for name in self._runs
+        }
+        for name, instruction, runs in self._named_instructions():
+            if fused or name not in self._fused:
+                yield instruction, shapes[name], runs
 
     def _count_runs(self) -> dict[str, int]:
         runs: dict[str, int] = defaultdict(int)
@@ -121,9 +132,12 @@ class Program:
             runs[name] += times
             if fused:
                 self._fused.add(name)
+            around = {each.name: each for each in self._computations[name]}
             for instruction in self._computations[name]:
-                trips = self._trips(instruction) if instruction.opcode == "while" else 1
+                trips = self._trips(instruction, around) if instruction.opcode == "while" else 1
                 for body in called(instruction):
+                    if re.match(_CONTINUED, f"{instruction.name} {body}"):
+                        self._continued.add(body)
                     visit(body, times * trips, fused or instruction.opcode == "fusion")
 
         visit(self._entry, 1)
@@ -187,18 +201,28 @@ class Program:
                 total += _hbm_bytes([result])
         return total
 
-    def _trips(self, loop: Instruction) -> int:
-        """A loop's trips: what XLA states, else the bound its counter is compared with."""
+    def _trips(self, loop: Instruction, around: Mapping[str, Instruction]) -> int:
+        """A loop's trips: what XLA states, else from its counter's start to what that is below.
+
+        The counter of a loop whose first trips were peeled off starts above 0.
+        """
         known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes)
         if known:
             return int(known[1])
-        condition = field(r"condition=%?([\w.\-]+)", loop.attributes)[1]
-        bounds = [
-            int(instruction.operands[0])
-            for instruction in self._computations[condition]
-            if instruction.opcode == "constant" and instruction.shapes[0].element == "s32"
-        ]
-        return bounds[0] if len(bounds) == 1 else 1
+        condition = self._computations[field(r"condition=%?([\w.\-]+)", loop.attributes)[1]]
+        bounds = [int(each.operands[0]) for each in condition if _is_counter_constant(each)]
+        if len(bounds) != 1:
+            return 1
+        counter = next((each for each in condition if each.opcode == "get-tuple-element"), None)
+        index = int(field(r"index=(\d+)", counter.attributes)[1]) if counter else 0
+        start = around[loop.operands[0]]
+        while start.opcode in ("tuple", "copy", "bitcast"):
+            start = around[start.operands[index if start.opcode == "tuple" else 0]]
+        return bounds[0] - (int(start.operands[0]) if _is_counter_constant(start) else 0)
+
+
+def _is_counter_constant(instruction: Instruction) -> bool:
+    return instruction.opcode == "constant" and instruction.shapes[0].element == "s32"
 
 
 def _megascale(send: Instruction) -> tuple[str, int, bool]:

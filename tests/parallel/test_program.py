@@ -86,7 +86,7 @@ def test_device_groups(attributes, groups):
 TPU_TEXT = """HloModule jit_step, is_scheduled=true, num_partitions=2
 
 %condition (p: (s32[], bf16[8,16])) -> pred[] {
-  %bound = s32[]{:T(128)} constant(7)
+  %bound = s32[]{:T(128)} constant(8)
   %p = (s32[]{:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)}) parameter(0)
   %i = s32[]{:T(128)} get-tuple-element(%p), index=0
   ROOT %lt = pred[]{:T(512)} compare(%i, %bound), direction=LT
@@ -98,11 +98,23 @@ TPU_TEXT = """HloModule jit_step, is_scheduled=true, num_partitions=2
   ROOT %c = bf16[8,32]{1,0:T(8,128)(2,1)} convolution(%a, %b), dim_labels=bf_io->bf
 }
 
+%started (x: bf16[8,16]) -> bf16[16,16] {
+  %x = bf16[8,16]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  ROOT %g = bf16[16,16]{1,0:T(8,128)(2,1)S(1)} all-gather(%x), GATHER
+}
+
+%ended (x: bf16[8,16]) -> bf16[16,16] {
+  %x = bf16[8,16]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  ROOT %g = bf16[16,16]{1,0:T(8,128)(2,1)S(1)} all-gather(%x), GATHER
+}
+
 %body (p: (s32[], bf16[8,16])) -> (s32[], bf16[8,16]) {
   %p = (s32[]{:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)}) parameter(0)
   %x = bf16[8,16]{1,0:T(8,128)(2,1)} get-tuple-element(%p), index=1
   %w = bf16[16,32]{1,0:T(8,128)(2,1)S(1)} constant({...})
   %y = bf16[8,32]{1,0:T(8,128)(2,1)} fusion(%x, %w), kind=kOutput, calls=%fused
+  %async-collective-start = bf16[16,16]{1,0:T(8,128)(2,1)S(1)} fusion(%w), calls=%started
+  %async-collective-done = bf16[16,16]{1,0:T(8,128)(2,1)S(1)} fusion(%w), calls=%ended
   ROOT %t = (s32[]{:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)}) tuple(%i, %x)
 }
 
@@ -112,6 +124,9 @@ ENTRY %main (x: bf16[8,16]) -> bf16[8,16] {
   %k = bf16[3,4,16]{2,1,0:T(8,128)(2,1)S(1)} constant({...})
   %s = bf16[8,4,3]{1,0,2:T(8,128)(2,1)S(1)} convolution(%q, %k), WINDOW
   %z = (bf16[8,16]{1,0:T(8,128)(2,1)}, u32[], token[]) send(%x, %token), channel_id=2, SEND
+  %one = s32[]{:T(128)} constant(1)
+  %first = s32[]{:T(128)} copy(%one)
+  %t = (s32[]{:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)}) tuple(%first, %x)
   ROOT %w = (s32[]{:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)}) while(%t), LOOP
 }
 """
@@ -121,16 +136,21 @@ TPU_TEXT = TPU_TEXT.replace(
     'frontend_attributes={_xla_megascale_target="{1,2}x{0:1}",'
     '_xla_megascale_transfer_type="ALL_REDUCE"}',
 )
+TPU_TEXT = TPU_TEXT.replace("GATHER", "channel_id=3, replica_groups={{0,1}}, dimensions={0}")
 TPU_TEXT = TPU_TEXT.replace("LABELS", "dim_labels=0bf_0oi->bf0")
 TPU_TEXT = TPU_TEXT.replace("LOOP", "condition=%condition, body=%body")
 
 
 def test_the_tpu_compilers_text():
     program = Program(TPU_TEXT, slices=2)
-    assert program.collectives() == [Collective("all-reduce", 2, True, 1, 8 * 16 * 2)]
+    # One gather in two parts, in a loop from 1 to 8.
+    assert program.collectives() == [
+        Collective("all-gather", 2, False, 7, 7 * 8 * 16 * 2),
+        Collective("all-reduce", 2, True, 1, 8 * 16 * 2),
+    ]
     assert program.flops() == 7 * (2 * 8 * 16 * 32) + 2 * 3 * 8 * 4 * 16
-    # The loop reads x and writes y in HBM; w, q, k and s are on the chip.
-    assert program.memory_bytes() == 7 * 2 * (8 * 16 + 8 * 32)
+    # The loop reads x and writes y in HBM; the rest is on the chip, but for the counter.
+    assert program.memory_bytes() == 7 * 2 * (8 * 16 + 8 * 32) + 2 * 4
 
 
 def test_a_convolution_counts_as_many_as_a_plain_loop():
