@@ -76,7 +76,6 @@ def get_config(argument: str = "cpu") -> ConfigDict:
         config.batch_size = 16
         config.data.evaluation = {"val": config.data.evaluation["val"]}
     else:
-        config.model.layers_per_scan_step = 1  # two_legs has half as many layers in two towers
         config.batch_size = 64
     config.total_steps = TOTAL_STEPS[recipe.size]
     config.log_interval_steps = config.total_steps // 4

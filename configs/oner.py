@@ -184,7 +184,6 @@ def _make_demo(config: ConfigDict, *, long: bool) -> None:
     config.model.stem_width = 64
     config.model.stem_first_stride = 4
     config.model.text_tokens = 10
-    config.model.layers_per_scan_step = 2
     config.batch_size = 64
     config.total_epochs, config.total_steps = 0.0, 2400
     config.log_interval_steps = 50

@@ -91,17 +91,20 @@ class Oracle:
         project = layer["project"]
         return np.einsum("htd,hdw->tw", mixed, project["kernel"]) + project["bias"]
 
-    def layer(self, blocks, index):
-        def take(tree):
-            return {k: take(v) if isinstance(v, dict) else v[index] for k, v in tree.items()}
+    def layers(self, tower):
+        """Parameters of one layer after the other: `blocks`, if there are any, and the last."""
 
-        return take(blocks)
+        def take(tree, index):
+            return {k: take(v, index) if isinstance(v, dict) else v[index] for k, v in tree.items()}
+
+        for name in ("blocks", "last_block"):
+            if name in tower:
+                for index in range(tower[name]["mlp_norm"]["scale"].shape[0]):
+                    yield take(tower[name], index)
 
     def tower(self, backbone, *streams):
         """Streams of tokens through all layers; two streams read each other (CIC), one itself."""
-        blocks = backbone["tower"]["blocks"]
-        for index in range(blocks["mlp_norm"]["scale"].shape[0]):
-            layer = self.layer(blocks, index)
+        for layer in self.layers(backbone["tower"]):
             normed = [layer_norm(x, layer["attention_norm"]) for x in streams]
             sources = normed[::-1]
             mixed = [

@@ -8,24 +8,33 @@ same input weights (`inputs.py`) and one [CLS] vector: they differ in towers and
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from oner_jax.models.heads import make_projector
-from oner_jax.models.inputs import PAD_ID, Inputs
+from oner_jax.models.inputs import Inputs
+from oner_jax.models.sequences import (
+    choose_states,
+    encode_together,
+    join_sequence,
+    make_sequence,
+    run_tower,
+)
 from oner_jax.models.settings import ModelSettings
-from oner_jax.models.tower import Tower, make_segments
-from oner_jax.models.views import VIEWS, PairInputs, View, ViewStates
+from oner_jax.models.tower import Tower
+from oner_jax.models.views import VIEWS, PairInputs, View, ViewStates, Wanted, WantedTokens
 
 
 class Passage(NamedTuple):
-    """`tokens` of a pair that pass `layers` layers, in which each attends to `keys` tokens."""
+    """`tokens` of a pair that pass `layers` layers, in which each attends to `keys` tokens.
+
+    The last of them answers for `answers` tokens alone.
+    """
 
     tokens: int
     keys: int
     layers: int
+    answers: int
 
 
 @runtime_checkable
@@ -35,8 +44,10 @@ class Backbone(Protocol):
     views: ClassVar[frozenset[str]]
     inputs: Inputs
 
-    def encode(self, inputs: PairInputs, views: Sequence[View]) -> dict[str, ViewStates]:
-        """Last-layer states of all `views`, by name."""
+    def encode(
+        self, inputs: PairInputs, views: Sequence[View], wanted: WantedTokens = None
+    ) -> dict[str, ViewStates]:
+        """Last-layer states of all `views`, by name; of `wanted` tokens alone, if given."""
         ...
 
     def project(
@@ -46,21 +57,19 @@ class Backbone(Protocol):
         ...
 
     @staticmethod
-    def passages(settings: ModelSettings, views: Sequence[View]) -> list[Passage]:
-        """What `encode` makes the tokens of `views` pass: its cost, in layers."""
+    def passages(
+        settings: ModelSettings, views: Sequence[View], wanted: Mapping[str, int]
+    ) -> list[Passage]:
+        """What `encode` makes the tokens of `views` pass: its cost, in layers.
+
+        `wanted` is how many tokens are, by view, besides [CLS]; none of views it does not name.
+        """
         ...
 
     @staticmethod
     def heads_of(view: View) -> int:
         """How many projection heads `project` runs for `view`."""
         ...
-
-
-class TokenSequence(NamedTuple):
-    """Tokens of one view, and which of them may be read (None: all)."""
-
-    tokens: Float[Array, "b length width"]
-    readable: Bool[Array, "b length"] | None
 
 
 class OneTower(nnx.Module):
@@ -73,9 +82,11 @@ class OneTower(nnx.Module):
         self.tower = Tower(settings, settings.depth, rngs=rngs)
         self.projector = make_projector(settings, rngs)
 
-    def encode(self, inputs: PairInputs, views: Sequence[View]) -> dict[str, ViewStates]:
+    def encode(
+        self, inputs: PairInputs, views: Sequence[View], wanted: WantedTokens = None
+    ) -> dict[str, ViewStates]:
         """All `views` in one pass of the tower. Patches are embedded once and shared."""
-        return _encode_together(self.inputs, self.tower, inputs, views)
+        return encode_together(self.inputs, self.tower, inputs, views, wanted)
 
     def project(
         self, states: Float[Array, "*batch width"], view: str
@@ -85,9 +96,11 @@ class OneTower(nnx.Module):
         return self.projector(states)
 
     @staticmethod
-    def passages(settings: ModelSettings, views: Sequence[View]) -> list[Passage]:
+    def passages(
+        settings: ModelSettings, views: Sequence[View], wanted: Mapping[str, int]
+    ) -> list[Passage]:
         """Every view passes all layers of a tower."""
-        return [_passage(settings, view, settings.depth) for view in views]
+        return [_passage(settings, view, settings.depth, wanted) for view in views]
 
     @staticmethod
     def heads_of(view: View) -> int:
@@ -110,9 +123,11 @@ class OneTowerTwoHeads(nnx.Module):
         self.image_projector = make_projector(settings, rngs)
         self.text_projector = make_projector(settings, rngs)
 
-    def encode(self, inputs: PairInputs, views: Sequence[View]) -> dict[str, ViewStates]:
+    def encode(
+        self, inputs: PairInputs, views: Sequence[View], wanted: WantedTokens = None
+    ) -> dict[str, ViewStates]:
         """All `views` in one pass of the tower."""
-        return _encode_together(self.inputs, self.tower, inputs, views)
+        return encode_together(self.inputs, self.tower, inputs, views, wanted)
 
     def project(
         self, states: Float[Array, "*batch width"], view: str
@@ -123,9 +138,11 @@ class OneTowerTwoHeads(nnx.Module):
         return (self.image_projector if VIEWS[view].image else self.text_projector)(states)
 
     @staticmethod
-    def passages(settings: ModelSettings, views: Sequence[View]) -> list[Passage]:
+    def passages(
+        settings: ModelSettings, views: Sequence[View], wanted: Mapping[str, int]
+    ) -> list[Passage]:
         """Every view passes all layers of a tower."""
-        return [_passage(settings, view, settings.depth) for view in views]
+        return [_passage(settings, view, settings.depth, wanted) for view in views]
 
     @staticmethod
     def heads_of(view: View) -> int:
@@ -145,7 +162,9 @@ class TwoTowers(nnx.Module):
         self.image_projector = make_projector(settings, rngs)
         self.text_projector = make_projector(settings, rngs)
 
-    def encode(self, inputs: PairInputs, views: Sequence[View]) -> dict[str, ViewStates]:
+    def encode(
+        self, inputs: PairInputs, views: Sequence[View], wanted: WantedTokens = None
+    ) -> dict[str, ViewStates]:
         """Each view through the tower of its modality."""
         states: dict[str, ViewStates] = {}
         for tower, modality in (
@@ -153,7 +172,7 @@ class TwoTowers(nnx.Module):
             (self.text_tower, [view for view in views if view.text]),
         ):
             if modality:
-                states |= _encode_together(self.inputs, tower, inputs, modality)
+                states |= encode_together(self.inputs, tower, inputs, modality, wanted)
         return states
 
     def project(
@@ -163,9 +182,11 @@ class TwoTowers(nnx.Module):
         return (self.image_projector if view == "I" else self.text_projector)(states)
 
     @staticmethod
-    def passages(settings: ModelSettings, views: Sequence[View]) -> list[Passage]:
+    def passages(
+        settings: ModelSettings, views: Sequence[View], wanted: Mapping[str, int]
+    ) -> list[Passage]:
         """Every view passes all layers of a tower."""
-        return [_passage(settings, view, settings.depth) for view in views]
+        return [_passage(settings, view, settings.depth, wanted) for view in views]
 
     @staticmethod
     def heads_of(view: View) -> int:
@@ -193,22 +214,31 @@ class TwoLegs(nnx.Module):
         self.text_projector = make_projector(settings, rngs)
         self.joint_projector = make_projector(settings, rngs)
 
-    def encode(self, inputs: PairInputs, views: Sequence[View]) -> dict[str, ViewStates]:
+    def encode(
+        self, inputs: PairInputs, views: Sequence[View], wanted: WantedTokens = None
+    ) -> dict[str, ViewStates]:
         """Each leg once: the text leg over the captions of T and of IT, which are masked apart."""
         names = [view.name for view in views]
         joint = "IT" in names
+        # The fusion reads every token of the legs under it.
         states: dict[str, ViewStates] = {}
         if joint or "I" in names:
-            states |= _encode_together(self.inputs, self.image_tower, inputs, [VIEWS["I"]])
-        captions = {
-            name: ids
-            for name, ids in (("T", inputs.text), ("IT", inputs.joint_text))
+            states |= encode_together(
+                self.inputs, self.image_tower, inputs, [VIEWS["I"]], None if joint else wanted
+            )
+        captions = {"T": inputs.text, "IT": inputs.joint_text}
+        legs = {
+            name: make_sequence(self.inputs, None, captions[name])
+            for name in captions
             if name in names
         }
-        if captions:
-            states |= _encode_captions(self.inputs, self.text_tower, captions)
+        if legs:
+            whole: WantedTokens = None if wanted is None else {**wanted, "IT": None}
+            states |= run_tower(self.text_tower, legs, wanted=whole)
         if joint:
-            states["IT"] = self._fuse(states["I"], states["IT"], inputs)
+            states["IT"] = self._fuse(states["I"], states["IT"], inputs, wanted)
+            if wanted is not None:
+                states["I"] = choose_states(states["I"], wanted.get("I", Wanted()))
         return {name: states[name] for name in names}
 
     def project(
@@ -219,28 +249,38 @@ class TwoLegs(nnx.Module):
         return heads[view](states)
 
     @staticmethod
-    def passages(settings: ModelSettings, views: Sequence[View]) -> list[Passage]:
-        """Each leg once for every input that it sees, then the fusion."""
+    def passages(
+        settings: ModelSettings, views: Sequence[View], wanted: Mapping[str, int]
+    ) -> list[Passage]:
+        """Each leg once for every input that it sees, then the fusion, which reads all of it."""
         names, half = [view.name for view in views], settings.depth // 2
         joint = "IT" in names
-        legs = [("I", settings.depth)] if joint or "I" in names else []
-        legs += [("T", half)] * (("T" in names) + joint) + [("IT", half)] * joint
-        return [_passage(settings, VIEWS[name], layers) for name, layers in legs]
+        passages = []
+        if joint or "I" in names:
+            below = {"I": settings.patches} if joint else wanted
+            passages.append(_passage(settings, VIEWS["I"], settings.depth, below))
+        if "T" in names:
+            passages.append(_passage(settings, VIEWS["T"], half, wanted))
+        if joint:
+            passages.append(_passage(settings, VIEWS["T"], half, {"T": settings.text_tokens}))
+            passages.append(_passage(settings, VIEWS["IT"], half, wanted))
+        return passages
 
     @staticmethod
     def heads_of(view: View) -> int:
         """That of its leg or of the fusion."""
         return 1
 
-    def _fuse(self, image: ViewStates, text: ViewStates, inputs: PairInputs) -> ViewStates:
+    def _fuse(
+        self, image: ViewStates, text: ViewStates, inputs: PairInputs, wanted: WantedTokens
+    ) -> ViewStates:
         assert image.image is not None
         assert text.text is not None
         assert inputs.joint_text is not None
         cls = (image.cls + text.cls)[:, None] / 2
-        tokens = jnp.concatenate([cls, image.image, text.text], axis=1).astype(self.dtype)
-        readable = _readable(inputs.joint_text, tokens.shape[1])
-        (states,) = _run(self.fusion_tower, [TokenSequence(tokens, readable)], [0])
-        return _split_states(states, image.image.shape[1], text.text.shape[1])
+        parts = [image.image.astype(self.dtype), text.text.astype(self.dtype)]
+        joint = join_sequence(cls.astype(self.dtype), *parts, ids=inputs.joint_text)
+        return run_tower(self.fusion_tower, {"IT": joint}, wanted=wanted)["IT"]
 
 
 ARCHITECTURES: Mapping[str, type[OneTower | OneTowerTwoHeads | TwoTowers | TwoLegs]] = {
@@ -251,88 +291,11 @@ ARCHITECTURES: Mapping[str, type[OneTower | OneTowerTwoHeads | TwoTowers | TwoLe
 }
 
 
-def _passage(settings: ModelSettings, view: View, layers: int) -> Passage:
+def _passage(
+    settings: ModelSettings, view: View, layers: int, wanted: Mapping[str, int]
+) -> Passage:
     def tokens(view: View) -> int:
         return 1 + view.image * settings.patches + view.text * settings.text_tokens
 
-    return Passage(tokens(view), tokens(VIEWS[view.reads]), layers)
-
-
-def _encode_together(
-    embed: Inputs, tower: Tower, inputs: PairInputs, views: Sequence[View]
-) -> dict[str, ViewStates]:
-    """All `views` in one pass of `tower`; images are embedded once."""
-    names = [view.name for view in views]
-    patches = None
-    if any(view.image for view in views):
-        assert inputs.images is not None, "a view with an image needs images"
-        patches = embed.embed_images(inputs.images, inputs.patch_mask)
-    sequences = [
-        _sequence(
-            embed,
-            patches if view.image else None,
-            None if not view.text else inputs.joint_text if view.image else inputs.text,
-        )
-        for view in views
-    ]
-    outputs = _run(tower, sequences, [names.index(view.reads) for view in views])
-    image_tokens = 0 if patches is None else patches.shape[1]
-    return {
-        view.name: _split_states(
-            states,
-            image_tokens if view.image else 0,
-            states.shape[1] - 1 - (image_tokens if view.image else 0),
-        )
-        for view, states in zip(views, outputs, strict=True)
-    }
-
-
-def _encode_captions(
-    embed: Inputs, tower: Tower, captions: Mapping[str, Int[Array, "b length"] | None]
-) -> dict[str, ViewStates]:
-    """Several masked forms of the captions in one pass of `tower`, by name."""
-    sequences = [_sequence(embed, None, ids) for ids in captions.values()]
-    outputs = _run(tower, sequences, range(len(sequences)))
-    return {
-        name: _split_states(states, 0, states.shape[1] - 1)
-        for name, states in zip(captions, outputs, strict=True)
-    }
-
-
-def _sequence(
-    embed: Inputs,
-    patches: Float[Array, "b patches width"] | None,
-    ids: Int[Array, "b length"] | None,
-) -> TokenSequence:
-    """[CLS] + patches and/or words."""
-    parts = [] if patches is None else [patches]
-    if ids is not None:
-        parts.append(embed.embed_text(ids))
-    assert parts, "a view with a caption needs token ids"
-    tokens = jnp.concatenate([embed.cls(len(parts[0])), *parts], axis=1)
-    return TokenSequence(tokens, None if ids is None else _readable(ids, tokens.shape[1]))
-
-
-def _readable(ids: Int[Array, "b length"], tokens: int) -> Bool[Array, "b tokens"]:
-    """Everything before the caption, and its words but for padding."""
-    before = jnp.ones((len(ids), tokens - ids.shape[1]), bool)
-    return jnp.concatenate([before, ids != PAD_ID], axis=1)
-
-
-def _run(
-    tower: Tower, sequences: Sequence[TokenSequence], reads: Sequence[int]
-) -> list[Float[Array, "b length width"]]:
-    """One pass of `tower` over sequences laid end to end; sequence i reads sequence reads[i]."""
-    segments = make_segments([part.tokens.shape[1] for part in sequences], reads)
-    joined = jnp.concatenate([part.tokens for part in sequences], axis=1)
-    states = tower(joined, segments, [part.readable for part in sequences])
-    return [states[:, segment.span] for segment in segments]
-
-
-def _split_states(states: jax.Array, image_tokens: int, text_tokens: int) -> ViewStates:
-    first_word = 1 + image_tokens
-    return ViewStates(
-        cls=states[:, 0],
-        image=states[:, 1:first_word] if image_tokens else None,
-        text=states[:, first_word:] if text_tokens else None,
-    )
+    answers = 1 + wanted.get(view.name, 0)
+    return Passage(tokens(view), tokens(VIEWS[view.reads]), layers, answers)

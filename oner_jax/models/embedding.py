@@ -13,7 +13,7 @@ from jaxtyping import Array, Float32, Int32, UInt8
 from oner_jax.models.heads import unit
 from oner_jax.models.inputs import normalize_pixels
 from oner_jax.models.pretraining import Parameters, PureModel
-from oner_jax.models.views import VIEWS, PairInputs
+from oner_jax.models.views import CLS_ALONE, VIEWS, PairInputs
 from oner_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 
 
@@ -115,7 +115,7 @@ def _embed(
 ) -> tuple[Float32[Array, "n d"], Float32[Array, "n w"]]:
     backbone = model.bind_backbone(parameters)
     pixels = None if images is None else normalize_pixels(images)
-    states = backbone.encode(PairInputs(pixels, text, text), [VIEWS[view]])[view]
+    states = backbone.encode(PairInputs(pixels, text, text), [VIEWS[view]], CLS_ALONE)[view]
     return unit(backbone.project(states.cls, view)), states.cls.astype(jnp.float32)
 
 

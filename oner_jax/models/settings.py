@@ -56,11 +56,14 @@ class ModelSettings:
                 f"{', '.join(ARCHITECTURES)}",
             ),
             (
-                self.architecture != "two_legs"
-                or self.depth % (2 * self.layers_per_scan_step) == 0,
+                self.architecture != "two_legs" or self.depth % 2 == 0,
                 f"model.depth={self.depth}: two_legs has half as many layers in its text leg and "
-                f"in its fusion, a multiple of model.layers_per_scan_step="
-                f"{self.layers_per_scan_step} each",
+                "in its fusion, so it must be even",
+            ),
+            (self.depth >= 1, f"model.depth={self.depth} must be at least 1"),
+            (
+                self.layers_per_scan_step >= 1,
+                f"model.layers_per_scan_step={self.layers_per_scan_step} must be at least 1",
             ),
             (self.projection_layers >= 1, "model.projection_layers must be at least 1"),
             (self.stem in STEMS, f"model.stem={self.stem!r} is not one of {', '.join(STEMS)}"),
@@ -91,11 +94,6 @@ class ModelSettings:
                 self.stem == "patch" or self.stem_first_stride in (2, min(4, self.patch_size)),
                 f"model.stem_first_stride={self.stem_first_stride} must be 2, or 4 with patches of "
                 "at least 4 pixels",
-            ),
-            (
-                self.depth % self.layers_per_scan_step == 0,
-                f"model.depth={self.depth} is not a multiple of "
-                f"model.layers_per_scan_step={self.layers_per_scan_step}",
             ),
         ]
         for holds, complaint in checks:

@@ -6,10 +6,9 @@ computed only to be masked away. A segment is a length and the segment whose key
 queries read: I, T and IT read themselves, CIC's two streams read each other.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from oner_jax.errors import InputError
+from oner_jax.models.attention import Attention
+from oner_jax.models.segments import Segment, choose, chosen_segments
 from oner_jax.models.settings import ModelSettings
 from oner_jax.parallel.mesh import rows_stay_cut
 
@@ -34,83 +34,6 @@ SAVED_NAMES = {
     "qkv": ("qkv",),
     "attention": ("attention_output", "attention_projection"),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Segment:
-    """One view's span of the concatenated sequence; `reads` is the index of a segment."""
-
-    start: int
-    length: int
-    reads: int
-
-    @property
-    def span(self) -> slice:
-        return slice(self.start, self.start + self.length)
-
-
-def make_segments(lengths: Sequence[int], reads: Sequence[int]) -> tuple[Segment, ...]:
-    """Lay segments of `lengths` tokens end to end."""
-    starts = [sum(lengths[:i]) for i in range(len(lengths))]
-    return tuple(Segment(*fields) for fields in zip(starts, lengths, reads, strict=True))
-
-
-def attention_implementation(settings: ModelSettings) -> Literal["xla", "cudnn"]:
-    """What `model.attention` means on this machine's default backend.
-
-    "auto" is cuDNN's fused kernel where that can be: on a GPU, in bfloat16, with heads of at most
-    128 (a multiple of 8); else XLA. Raises InputError for "cudnn" where it cannot be.
-    """
-    head_width = settings.width // settings.heads
-    fused = (
-        jax.default_backend() == "gpu"
-        and settings.dtype == "bfloat16"
-        and head_width <= 128
-        and head_width % 8 == 0
-    )
-    if settings.attention == "cudnn" and not fused:
-        raise InputError(
-            f"model.attention='cudnn' needs a GPU (here: {jax.default_backend()}), bfloat16 "
-            f"(model.dtype={settings.dtype!r}) and heads of at most 128, a multiple of 8 (here: "
-            f"{head_width}); 'auto' takes it where it can"
-        )
-    return "cudnn" if fused and settings.attention != "xla" else "xla"
-
-
-class Attention(nnx.Module):
-    """Multi-head attention within segments. Heads are an axis of the weights, to shard them."""
-
-    def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
-        width, heads = settings.width, settings.heads
-        self.implementation = attention_implementation(settings)
-        general = functools.partial(
-            nnx.LinearGeneral, dtype=settings.compute_dtype, kernel_init=_kernel_init, rngs=rngs
-        )
-        self.qkv = general(width, (3, heads, width // heads))
-        self.project = general((heads, width // heads), width, axis=(-2, -1))
-
-    def __call__(
-        self,
-        tokens: Float[Array, "b length width"],
-        segments: tuple[Segment, ...],
-        key_lengths: Sequence[Int[Array, "b"] | None],
-    ) -> Float[Array, "b length width"]:
-        qkv = checkpoint_name(self.qkv(tokens), "qkv")
-        query, key, value = (qkv[:, :, i] for i in range(3))
-        outputs = []
-        for segment in segments:
-            source = segments[segment.reads].span
-            outputs.append(
-                jax.nn.dot_product_attention(
-                    query[:, segment.span],
-                    key[:, source],
-                    value[:, source],
-                    key_value_seq_lengths=key_lengths[segment.reads],
-                    implementation=self.implementation,
-                )
-            )
-        mixed = checkpoint_name(jnp.concatenate(outputs, axis=1), "attention_output")
-        return checkpoint_name(self.project(mixed), "attention_projection")
 
 
 class Mlp(nnx.Module):
@@ -141,17 +64,29 @@ class Block(nnx.Module):
     def __call__(
         self,
         tokens: Float[Array, "b length width"],
-        segments: tuple[Segment, ...],
+        segments: Sequence[Segment],
         key_lengths: Sequence[Int[Array, "b"] | None],
-    ) -> Float[Array, "b length width"]:
-        normed = self.attention_norm(tokens).astype(self.dtype)
-        tokens = rows_stay_cut(tokens + self.attention(normed, segments, key_lengths))
+        wanted: Sequence[Int[Array, "b _"] | None] | None = None,
+    ) -> Float[Array, "b answered width"]:
+        """The states of all tokens, or of those of each segment that are `wanted` (`choose`)."""
+        normed = asking = self.attention_norm(tokens).astype(self.dtype)
+        asking_segments = segments
+        if wanted is not None:
+            asking, tokens = (choose(x, segments, wanted) for x in (normed, tokens))
+            asking_segments = chosen_segments(segments, wanted)
+        gathered = self.attention(asking, normed, asking_segments, segments, key_lengths)
+        tokens = rows_stay_cut(tokens + gathered)
         normed = self.mlp_norm(tokens).astype(self.dtype)
         return rows_stay_cut(tokens + self.mlp(normed))
 
 
 class Tower(nnx.Module):
-    """`depth` blocks whose parameters are stacked on a leading axis, scanned, then LayerNorm."""
+    """`depth` blocks and a LayerNorm.
+
+    All blocks but the last are scanned, with their parameters stacked on a leading axis. The last
+    one, stacked like them, answers only for tokens whose states somebody reads: that is [CLS] for
+    contrast, and what is hidden for masked modelling. The others cost it a key and a value.
+    """
 
     def __init__(self, settings: ModelSettings, depth: int, *, rngs: nnx.Rngs):
         self.remat = settings.remat
@@ -162,31 +97,43 @@ class Tower(nnx.Module):
         def stack(rngs: nnx.Rngs) -> Block:
             return Block(settings, rngs=rngs)
 
-        self.blocks = stack(rngs)
+        definition, stacked = nnx.split(stack(rngs))
+        # Arrays without elements, which checkpoints may not hold, if there is no other block.
+        self.blocks = nnx.merge(definition, _layers(stacked, slice(-1))) if depth > 1 else None
+        self.last_block = nnx.merge(definition, _layers(stacked, slice(-1, None)))
         self.final_norm = nnx.LayerNorm(settings.width, rngs=rngs)
 
     def __call__(
         self,
         tokens: Float[Array, "b length width"],
-        segments: tuple[Segment, ...],
+        segments: Sequence[Segment],
         key_masks: Sequence[Bool[Array, "b _"] | None],
-    ) -> Float[Array, "b length width"]:
-        """Last-layer states in float32.
+        wanted: Sequence[Int[Array, "b _"] | None],
+    ) -> list[Float[Array, "b _ width"]]:
+        """Last-layer states by segment, float32: [CLS], then tokens at `wanted` (None: all).
 
         `key_masks[i]` is False where segment i is padding, which stands at its end: attention
         takes its length, a form that fused kernels know.
         """
         lengths = [None if mask is None else jnp.sum(mask, axis=1) for mask in key_masks]
-        definition, stacked = nnx.split(self.blocks)
+        definition, last = nnx.split(self.last_block)
 
         def layer(hidden, parameters):
-            block = nnx.merge(definition, parameters)
-            return block(hidden, segments, lengths), None
+            return nnx.merge(definition, parameters)(hidden, segments, lengths), None
 
-        hidden, _ = jax.lax.scan(
-            _rematerialized(layer, self.remat), rows_stay_cut(tokens), stacked, unroll=self.unroll
-        )
-        return self.final_norm(hidden.astype(jnp.float32))
+        tokens = rows_stay_cut(tokens)
+        if self.blocks is not None:
+            stacked = nnx.state(self.blocks)
+            scanned = _rematerialized(layer, self.remat)
+            tokens, _ = jax.lax.scan(scanned, tokens, stacked, unroll=self.unroll)
+        # Its backward pass comes first: keeping what it needs costs no memory.
+        states = nnx.merge(definition, _layers(last, 0))(tokens, segments, lengths, wanted)
+        states = self.final_norm(states.astype(jnp.float32))
+        return [states[:, part.span] for part in chosen_segments(segments, wanted)]
+
+
+def _layers(stacked: nnx.State, which: slice | int) -> nnx.State:
+    return jax.tree.map(lambda x: x[which], stacked)
 
 
 def _rematerialized(layer: Callable[..., Any], remat: str) -> Callable[..., Any]:

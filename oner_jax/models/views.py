@@ -1,6 +1,7 @@
 """Views: the ways one image-caption pair is shown to the encoder (METHOD sections 1 and 2)."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
@@ -42,9 +43,25 @@ class PairInputs(NamedTuple):
     patch_mask: Bool[Array, "b patches"] | None = None
 
 
+class Wanted(NamedTuple):
+    """Tokens of a view whose last-layer states somebody reads, besides [CLS]: None for none."""
+
+    patches: Int[Array, "b patches"] | None = None
+    words: Int[Array, "b words"] | None = None
+
+
+WantedTokens = Mapping[str, Wanted | None] | None
+"""By view: [CLS] alone of those that are not named, all tokens where None is named.
+
+None in place of the whole: every token of every view.
+"""
+
+CLS_ALONE: WantedTokens = {}
+
+
 class ViewStates(NamedTuple):
-    """Last-layer states of one view, float32."""
+    """Last-layer states of one view, float32; patches and words as far as they were wanted."""
 
     cls: Float[Array, "b width"]
     image: Float[Array, "b patches width"] | None
-    text: Float[Array, "b length width"] | None
+    text: Float[Array, "b words width"] | None

@@ -21,7 +21,7 @@ from oner_jax.models.heads import unit
 from oner_jax.models.inputs import normalize_pixels
 from oner_jax.models.pretraining import PretrainingModel
 from oner_jax.models.settings import ModelSettings
-from oner_jax.models.views import VIEWS, PairInputs, View, ViewStates
+from oner_jax.models.views import CLS_ALONE, VIEWS, PairInputs, View, ViewStates, Wanted
 from oner_jax.objectives import masking, reconstruction
 from oner_jax.objectives.batch import Batch, PreparedBatch, TextFormat
 from oner_jax.objectives.contrastive import Form, Keys, Queries, contrast, mix
@@ -79,6 +79,15 @@ class Objective:
         rebuilds_words = any(term.words for term in self.reconstructive.values())
         self._image_mask_fraction = settings.image_mask_fraction if rebuilds_pixels else 0.0
         self._word_mask_fraction = settings.word_mask_fraction if rebuilds_words else 0.0
+        block = settings.image_mask_block_patches
+        blocks = masking.masked_blocks(model.patches_per_side, block, self._image_mask_fraction)
+        # In every row as many, unless blocks overhang the grid; and places for hidden words.
+        self.hidden_patches = blocks * block**2
+        self.word_slots = (
+            masking.prediction_slots(model.text_tokens, self._word_mask_fraction)
+            if self._word_mask_fraction
+            else 0
+        )
 
     @property
     def has_twin(self) -> bool:
@@ -138,7 +147,7 @@ class Objective:
     def make_keys(self, momentum: Backbone, batch: PreparedBatch) -> Float[Array, "sets b d"]:
         """The momentum twin's key sets, from clean inputs."""
         inputs = PairInputs(normalize_pixels(batch.image), batch.text, batch.text)
-        states = momentum.encode(inputs, self.key_views) if self.key_views else {}
+        states = momentum.encode(inputs, self.key_views, CLS_ALONE) if self.key_views else {}
         keys = {name: unit(momentum.project(state.cls, name)) for name, state in states.items()}
         return jax.lax.stop_gradient(self._mixed(self.key_sets, keys, len(batch.row)))
 
@@ -155,7 +164,8 @@ class Objective:
             batch.joint_words.inputs,
             batch.patch_mask if self._image_mask_fraction else None,
         )
-        states = model.backbone.encode(inputs, self.online_views)
+        hidden = reconstruction.masked_patch_indices(batch.patch_mask, self.hidden_patches)
+        states = model.backbone.encode(inputs, self.online_views, self._wanted(batch, hidden))
         # Between two heads whose kernels are both cut by features, rows have to be the only cut:
         # XLA's partitioner (JAX 0.10) otherwise computes a wrong gradient without a word.
         rows_alone = batch_sharding(self.mesh)
@@ -175,14 +185,15 @@ class Objective:
         )
         metrics = {
             f"loss/{name}": self._reconstruction_term(
-                model, rebuilt, states[rebuilt.view], batch, inputs, totals
+                model, rebuilt, states[rebuilt.view], hidden, batch, inputs, totals
             )
             for name, rebuilt in self.reconstructive.items()
         }
         if batch.text_only is not None:
             # Captions without a picture are more of the same to MLM: one mean over all of them.
             text = PairInputs(None, batch.text_only.inputs, None)
-            alone = model.backbone.encode(text, [VIEWS["T"]])["T"]
+            slots = {"T": Wanted(words=batch.text_only.positions)}
+            alone = model.backbone.encode(text, [VIEWS["T"]], slots)["T"]
             metrics["loss/mlm"] += _word_error(model, alone, batch.text_only) / totals["words"]
         return features, metrics
 
@@ -251,45 +262,59 @@ class Objective:
             return jnp.zeros((0, rows, self.model.projection_width))
         return jnp.stack([mix(*(vectors[view] for view in views)) for views in sets])
 
+    def _wanted(self, batch: PreparedBatch, hidden: Int[Array, "n hidden"]) -> dict[str, Wanted]:
+        """The tokens that something is rebuilt from; contrast needs [CLS] alone."""
+        return {
+            term.view: Wanted(
+                hidden if term.pixels and self.hidden_patches else None,
+                self._words(term, batch).positions if term.words and self.word_slots else None,
+            )
+            for term in self.reconstructive.values()
+        }
+
+    @property
+    def wanted_tokens(self) -> dict[str, int]:
+        """How many tokens of a view are wanted besides [CLS], of views that are rebuilt from."""
+        return {
+            term.view: term.pixels * self.hidden_patches + term.words * self.word_slots
+            for term in self.reconstructive.values()
+        }
+
+    def _words(self, term: Reconstruction, batch: PreparedBatch) -> MaskedWords:
+        return batch.joint_words if VIEWS[term.view].image else batch.words
+
     def _reconstruction_term(
         self,
         model: PretrainingModel,
         term: Reconstruction,
         states: ViewStates,
+        hidden: Int[Array, "n hidden"],
         batch: PreparedBatch,
         inputs: PairInputs,
         totals: Mapping[str, jax.Array],
     ) -> jax.Array:
         loss = jnp.float32(0)
-        if term.pixels and self._image_mask_fraction:
+        if term.pixels and self.hidden_patches:
             assert states.image is not None
             assert inputs.images is not None
-            # Every row hides as many patches as any other unless blocks overhang the grid.
-            grid, block = self.model.patches_per_side, self.settings.image_mask_block_patches
-            hidden = masking.masked_blocks(grid, block, self._image_mask_fraction) * block**2
-            indices = reconstruction.masked_patch_indices(batch.patch_mask, hidden)
-            predicted = model.pixel_head(_gather(states.image, indices))
-            pixels = totals["pairs"] * hidden * predicted.shape[-1]
+            predicted = model.pixel_head(states.image)
+            pixels = totals["pairs"] * self.hidden_patches * predicted.shape[-1]
             loss += (
-                reconstruction.pixel_error(predicted, inputs.images, indices, self.model.patch_size)
+                reconstruction.pixel_error(predicted, inputs.images, hidden, self.model.patch_size)
                 / pixels
             )
-        if term.words and self._word_mask_fraction:
-            joint = VIEWS[term.view].image
-            words = batch.joint_words if joint else batch.words
-            loss += _word_error(model, states, words) / totals["joint_words" if joint else "words"]
+        if term.words and self.word_slots:
+            words = self._words(term, batch)
+            count = totals["joint_words" if VIEWS[term.view].image else "words"]
+            loss += _word_error(model, states, words) / count
         return loss
 
 
 def _word_error(model: PretrainingModel, states: ViewStates, words: MaskedWords) -> jax.Array:
     """Sum over the hidden words."""
     assert states.text is not None
-    logits = model.predict_words(_gather(states.text, words.positions))
+    logits = model.predict_words(states.text)
     return reconstruction.word_error(logits, words.targets, words.weights)
-
-
-def _gather(states: jax.Array, indices: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(states, indices[:, :, None], axis=1)
 
 
 def _views(names: list[str]) -> tuple[View, ...]:

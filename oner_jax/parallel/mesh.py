@@ -34,10 +34,10 @@ Rules = Sequence[tuple[str, Sequence[str | None]]]
 # cut by `tensor`: of two layers in a row whose kernels are both cut (fsdp, tensor), XLA compiles a
 # wrong gradient for the first (JAX 0.10.2), unless what passes between them is constrained.
 DEFAULT_RULES: Rules = (
-    (r"blocks/attention/qkv/kernel$", (None, "fsdp", None, "tensor", None)),
-    (r"blocks/attention/project/kernel$", (None, "tensor", None, "fsdp")),
-    (r"blocks/mlp/expand/kernel$", (None, "fsdp", "tensor")),
-    (r"blocks/mlp/contract/kernel$", (None, "tensor", "fsdp")),
+    (r"blocks?/attention/qkv/kernel$", (None, "fsdp", None, "tensor", None)),
+    (r"blocks?/attention/project/kernel$", (None, "tensor", None, "fsdp")),
+    (r"blocks?/mlp/expand/kernel$", (None, "fsdp", "tensor")),
+    (r"blocks?/mlp/contract/kernel$", (None, "tensor", "fsdp")),
     (r"word_table$", ("tensor", "fsdp")),
     (r"(projector|predictor|word_head|pixel_head)/.*kernel$", ("fsdp", None)),
 )

@@ -3,7 +3,8 @@
 Model FLOPs in the sense of PaLM (Chowdhery et al. 2022, appendix B): matrix products and
 convolutions that the method asks for, two FLOPs a multiply-add; normalisation, softmax and what a
 remat policy computes twice do not count. A backward pass is twice its forward pass, less the
-gradient of the pixels; the momentum twin has none.
+gradient of the pixels; the momentum twin has none. A last layer counts for the tokens whose states
+are read, as it is run.
 """
 
 import itertools
@@ -15,7 +16,6 @@ from oner_jax.models.inputs import convolution_shapes
 from oner_jax.models.settings import ModelSettings
 from oner_jax.models.tower import SAVED_NAMES
 from oner_jax.models.views import VIEWS, View
-from oner_jax.objectives.masking import masked_blocks, prediction_slots
 from oner_jax.objectives.objective import Objective
 
 
@@ -58,12 +58,12 @@ def step_flops(model: ModelSettings, objective: Objective, batch_size: int) -> S
     prediction = dense_flops(*predictor) if model.predictor_hidden_width else 0
     return StepFlops(
         stem=2 * _stem_flops(model) * any(view.image for view in online),
-        tower=3 * _tower_flops(model, online),
+        tower=3 * _tower_flops(model, _online_passages(model, objective)),
         heads=3 * (_projection_flops(model, contrasted) + len(contrasted) * prediction),
         pixels=3 * _pixel_flops(model, objective),
         words=3 * _word_flops(model, objective),
         keys=_stem_flops(model) * any(view.image for view in keys)
-        + _tower_flops(model, keys)
+        + _tower_flops(model, ARCHITECTURES[model.architecture].passages(model, keys, {}))
         + _projection_flops(model, keys),
         contrast=(2 if objective.has_twin else 3) * _logits_flops(model, objective, batch_size),
     )
@@ -75,23 +75,31 @@ def recomputed_fraction(model: ModelSettings, objective: Objective, batch_size: 
     That is what `model.remat` does not keep and, where keys carry a gradient, the logits.
     """
     twice = 0 if objective.has_twin else _logits_flops(model, objective, batch_size)
-    # A layer's output is the next one's input, which is always kept.
+    # A layer's output is the next one's input, which is always kept; the last keeps all it needs.
     kept = {"mlp_output", *SAVED_NAMES.get(model.remat, ())}
     for passage in _online_passages(model, objective) if model.remat != "none" else []:
         layer = layer_flops(model, passage.tokens, passage.keys)._asdict()
-        twice += passage.layers * sum(flops for name, flops in layer.items() if name not in kept)
+        again = sum(flops for name, flops in layer.items() if name not in kept)
+        twice += (passage.layers - 1) * again
     return twice / step_flops(model, objective, batch_size).total
 
 
-def layer_flops(model: ModelSettings, tokens: int, keys: int) -> LayerFlops:
-    """Forward FLOPs of one layer for `tokens` that attend to `keys`."""
+def layer_flops(
+    model: ModelSettings, tokens: int, keys: int, answers: int | None = None
+) -> LayerFlops:
+    """Forward FLOPs of one layer for `tokens` that attend to `keys`.
+
+    With `answers`, of a layer that needs the states of so many of them alone.
+    """
+    asking = tokens if answers is None else answers
+    projection = dense_flops(model.width, model.width)
     return LayerFlops(
-        qkv=tokens * dense_flops(model.width, 3 * model.width),
-        attention_scores=2 * tokens * keys * model.width,
-        attention_output=2 * tokens * keys * model.width,
-        attention_projection=tokens * dense_flops(model.width, model.width),
-        mlp_hidden=tokens * dense_flops(model.width, model.mlp_width),
-        mlp_output=tokens * dense_flops(model.mlp_width, model.width),
+        qkv=(asking + 2 * tokens) * projection,
+        attention_scores=2 * asking * keys * model.width,
+        attention_output=2 * asking * keys * model.width,
+        attention_projection=asking * projection,
+        mlp_hidden=asking * dense_flops(model.width, model.mlp_width),
+        mlp_output=asking * dense_flops(model.mlp_width, model.width),
     )
 
 
@@ -101,14 +109,16 @@ def dense_flops(*widths: int) -> int:
 
 
 def _online_passages(model: ModelSettings, objective: Objective) -> list[Passage]:
-    return ARCHITECTURES[model.architecture].passages(model, objective.online_views)
+    architecture = ARCHITECTURES[model.architecture]
+    return architecture.passages(model, objective.online_views, objective.wanted_tokens)
 
 
-def _tower_flops(model: ModelSettings, views: Sequence[View]) -> int:
-    return sum(
-        passage.layers * sum(layer_flops(model, passage.tokens, passage.keys))
-        for passage in ARCHITECTURES[model.architecture].passages(model, views)
-    )
+def _tower_flops(model: ModelSettings, passages: Sequence[Passage]) -> int:
+    flops = 0
+    for tokens, keys, layers, answers in passages:
+        flops += (layers - 1) * sum(layer_flops(model, tokens, keys))
+        flops += sum(layer_flops(model, tokens, keys, answers))
+    return flops
 
 
 def _projection_flops(model: ModelSettings, views: Sequence[View]) -> int:
@@ -129,20 +139,15 @@ def _stem_flops(model: ModelSettings) -> int:
 
 
 def _pixel_flops(model: ModelSettings, objective: Objective) -> int:
-    block = objective.settings.image_mask_block_patches
-    fraction = objective.settings.image_mask_fraction
-    hidden = masked_blocks(model.patches_per_side, block, fraction) * block**2
     terms = sum(term.pixels for term in objective.reconstructive.values())
-    return terms * hidden * dense_flops(model.width, 3 * model.patch_size**2)
+    return terms * objective.hidden_patches * dense_flops(model.width, 3 * model.patch_size**2)
 
 
 def _word_flops(model: ModelSettings, objective: Objective) -> int:
     """At the slots for hidden words only; a slot that stays empty is computed all the same."""
-    if not objective.settings.word_mask_fraction:
-        return 0
-    slots = prediction_slots(model.text_tokens, objective.settings.word_mask_fraction)
     terms = sum(term.words for term in objective.reconstructive.values())
-    return terms * slots * dense_flops(model.width, model.width, model.vocabulary_size)
+    per_slot = dense_flops(model.width, model.width, model.vocabulary_size)
+    return terms * objective.word_slots * per_slot
 
 
 def _logits_flops(model: ModelSettings, objective: Objective, batch_size: int) -> int:
@@ -160,5 +165,7 @@ def saved_bytes(model: ModelSettings, objective: Objective) -> int:
     kept = SAVED_NAMES.get("cheap" if model.remat == "none" else model.remat, ())
     width = model.width + sum(widths.get(name, model.width) for name in kept)
     online = _online_passages(model, objective)
-    tokens = sum(passage.layers * passage.tokens for passage in online)
-    return tokens * width * model.compute_dtype.itemsize
+    tokens = sum((passage.layers - 1) * passage.tokens for passage in online)
+    answers = sum(passage.answers for passage in online)
+    last_keys_and_values = 2 * model.width * sum(passage.tokens for passage in online)
+    return ((tokens + answers) * width + last_keys_and_values) * model.compute_dtype.itemsize

@@ -1,5 +1,7 @@
 """Which kernel attention runs on, and padding as a length."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 from flax import nnx
 
 from oner_jax.errors import InputError
-from oner_jax.models.tower import Tower, attention_implementation, make_segments
+from oner_jax.models.attention import Attention, attention_implementation
+from oner_jax.models.segments import make_segments
+from oner_jax.models.tower import Tower
 from tests import small
 
 
@@ -42,6 +46,29 @@ def test_padding_is_as_if_it_were_not_there():
     tower = Tower(settings, settings.depth, rngs=nnx.Rngs(0))
     tokens = jnp.asarray(np.random.default_rng(0).normal(size=(1, 7, settings.width)), jnp.float32)
     mask = jnp.arange(7)[None] < 4
-    padded = tower(tokens, make_segments([7], [0]), [mask])[:, :4]
-    cut = tower(tokens[:, :4], make_segments([4], [0]), [None])
+    padded = tower(tokens, make_segments([7], [0]), [mask], [None])[0][:, :4]
+    cut = tower(tokens[:, :4], make_segments([4], [0]), [None], [None])[0]
     np.testing.assert_allclose(padded, cut, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_gradient_of_attention_is_that_of_jax_own(padded):
+    random = np.random.default_rng(0)
+    query, key, value, cotangent = (
+        jnp.asarray(random.normal(size=(3, length, 2, 8)), jnp.float32) for length in (5, 7, 7, 5)
+    )
+    lengths = jnp.array([7, 1, 4]) if padded else None
+    attention = Attention(small.settings(), rngs=nnx.Rngs(0))
+
+    def ours(query, key, value):
+        return jnp.vdot(attention._attend(query, key, value, lengths), cotangent)
+
+    def peer(query, key, value):
+        output = jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=lengths)
+        return jnp.vdot(output, cotangent)
+
+    expected = jax.value_and_grad(peer, (0, 1, 2))(query, key, value)
+    actual = jax.jit(jax.value_and_grad(ours, (0, 1, 2)))(query, key, value)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), actual, expected
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from oner_jax.models.pretraining import PureModel
-from oner_jax.models.views import VIEWS, PairInputs, ViewStates
+from oner_jax.models.views import VIEWS, PairInputs, ViewStates, Wanted
 from tests import small
 from tests.oracle import Oracle
 
@@ -67,6 +67,56 @@ def test_one_pass_equals_a_pass_for_each_view_in_value_and_gradient():
         np.testing.assert_allclose(a, b, rtol=0, atol=3e-5 * float(jnp.abs(b).max()))
 
     jax.tree.map(close, one, many)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "names"),
+    [
+        ("one_tower", tuple(VIEWS)),
+        ("two_legs", ("I", "T", "IT")),
+        ("two_legs", ("T", "IT")),
+        ("two_legs", ("I",)),
+        ("two_towers", ("I", "T")),
+    ],
+)
+def test_wanted_states_are_those_of_a_full_last_layer(architecture, names):
+    settings, model, parameters, inputs = case(architecture=architecture, depth=4)
+    views = tuple(VIEWS[name] for name in names)
+    random = np.random.default_rng(3)
+    patches = jnp.asarray(random.integers(0, settings.patches, (4, 3)))
+    words = jnp.asarray(random.integers(0, settings.text_tokens, (4, 2)))
+    wanted = {"I": Wanted(patches), "IT": Wanted(patches, words)}
+
+    def pick(states, positions):
+        return jnp.take_along_axis(states, positions[:, :, None], axis=1)
+
+    def of_full(states):
+        full = {name: ViewStates(state.cls, None, None) for name, state in states.items()}
+        if "I" in states:
+            full["I"] = full["I"]._replace(image=pick(states["I"].image, patches))
+        if "IT" in states:
+            joint = states["IT"]
+            full["IT"] = ViewStates(joint.cls, pick(joint.image, patches), pick(joint.text, words))
+        return full
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def total(full, parameters):
+        backbone = model.bind_backbone(parameters["backbone"])
+        if full:
+            states = of_full(backbone.encode(inputs, views))
+        else:
+            states = backbone.encode(inputs, views, wanted)
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(states)), states
+
+    (_, states), gradient = jax.value_and_grad(functools.partial(total, False), has_aux=True)(
+        parameters
+    )
+    (_, expected), of_expected = jax.value_and_grad(functools.partial(total, True), has_aux=True)(
+        parameters
+    )
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, states, expected)
+    jax.tree.map(close, gradient, of_expected)
 
 
 def test_every_view_equals_the_oracle():
@@ -148,8 +198,9 @@ def test_an_example_does_not_depend_on_the_rest_of_its_batch(stem):
 @pytest.mark.parametrize("remat", ["cheap", "mlp", "qkv", "attention", "full"])
 @pytest.mark.parametrize("layers_per_scan_step", [1, 2])
 def test_rematerialization_and_unrolling_change_nothing(remat, layers_per_scan_step):
-    _, plain, parameters, inputs = case()
-    other = PureModel(small.settings(remat=remat, layers_per_scan_step=layers_per_scan_step))
+    _, plain, parameters, inputs = case(depth=4)
+    changes = {"remat": remat, "layers_per_scan_step": layers_per_scan_step}
+    other = PureModel(small.settings(depth=4, **changes))
 
     def total(model, parameters):
         return encode(model, ALL, parameters, inputs)["IT"].cls.sum()

@@ -168,8 +168,9 @@ def parameters(workdir: Path, weights: str):
     """All but the bias of attention's keys, to which softmax is blind: its gradient is rounding
     error, of which Adam's first steps make whole ones."""
     tree = load_run(workdir, weights=weights).parameters
-    bias = tree["backbone"]["tower"]["blocks"]["attention"]["qkv"]
-    bias["bias"] = np.delete(np.asarray(bias["bias"]), 1, axis=1)
+    for name in ("blocks", "last_block"):
+        bias = tree["backbone"]["tower"][name]["attention"]["qkv"]
+        bias["bias"] = np.delete(np.asarray(bias["bias"]), 1, axis=1)
     return tree
 
 
