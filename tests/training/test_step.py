@@ -22,6 +22,15 @@ from tests import small
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 
 
+def assert_same_step(result, other):
+    """Metrics and states agree. Ranks may differ where an own key all but ties with another."""
+    (metrics, state), (other_metrics, other_state) = result, other
+    for name, value in metrics.items():
+        tie = 2 / 32 if name.startswith("accuracy/") else 0
+        np.testing.assert_allclose(value, other_metrics[name], rtol=1e-5, atol=1e-5 + tie)
+    jax.tree.map(close, state, other_state)
+
+
 def run(sizes, micro_batches=1, steps=2, shape=(), rules=meshes.DEFAULT_RULES, **objective_changes):
     """Metrics and state after `steps` of one batch on a (slice, data, fsdp, tensor) mesh."""
     settings = small.settings(**dict(shape))
@@ -129,7 +138,7 @@ def test_a_model_without_a_twin_learns_its_logit_scale():
 )
 def test_every_architecture_trains_alike_on_mixed_meshes(architecture, weights):
     arm = dict(shape=(("architecture", architecture),), weights=weights)
-    jax.tree.map(close, run((1, 2, 2, 2), 2, **arm), run((1, 1, 1, 1), **arm))
+    assert_same_step(run((1, 2, 2, 2), 2, **arm), run((1, 1, 1, 1), **arm))
 
 
 def test_fsdp_cuts_parameters_twin_and_optimizer_alike():
@@ -142,10 +151,10 @@ def test_fsdp_cuts_parameters_twin_and_optimizer_alike():
     kernels = [
         leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-        if meshes.path_name(path).endswith("blocks/mlp/expand/kernel")
+        if meshes.path_name(path).endswith("mlp/expand/kernel")
     ]
-    assert len(kernels) == 4, "parameters, momentum twin, and Adam's two moments"
-    assert {leaf.sharding.shard_shape(leaf.shape) for leaf in kernels} == {(2, 4, 32)}
+    assert len(kernels) == 8, "both blocks: parameters, momentum twin, and Adam's two moments"
+    assert {leaf.sharding.shard_shape(leaf.shape) for leaf in kernels} == {(1, 4, 32)}
 
 
 def test_the_twin_is_the_moving_average_of_the_backbone():
