@@ -20,7 +20,7 @@ from oner_jax.errors import InputError
 from oner_jax.sweeps import Look, Sweep, Trial
 
 SIZES = ("tiny", "cpu")
-TOTAL_STEPS = {"tiny": 4, "cpu": 200}
+TOTAL_STEPS = {"tiny": 4, "cpu": 400}
 EARLY_STEP = {"tiny": 2, "cpu": 50}  # METHOD section 3: the space at epoch 4 and at epoch 40
 
 
@@ -32,6 +32,8 @@ class Arm:
     architecture: str
     terms: str
     predictor: bool = True
+    paired_fraction: float = 1.0
+    captions_alone: bool = False
 
 
 ARMS = {
@@ -54,6 +56,21 @@ ARMS = {
     "two_heads": Arm("one tower, two heads: ITC", "one_tower_two_heads", "itc"),
     "two_heads_cmc": Arm("one tower, two heads: ITC + CMC", "one_tower_two_heads", "itc+cmc"),
     "clip": Arm("CLIP", "two_towers", "itc"),
+    # Cross-modal transfer: a quarter of the pairs, then with the captions of the others besides.
+    **{
+        f"transfer_{heads}{suffix}": Arm(
+            f"{label}, a quarter of the pairs{more}",
+            architecture,
+            "itc+cmc+mlm",
+            paired_fraction=0.25,
+            captions_alone=bool(suffix),
+        )
+        for heads, label, architecture in (
+            ("one_head", "one head", "one_tower"),
+            ("two_heads", "two heads", "one_tower_two_heads"),
+        )
+        for suffix, more in (("", ""), ("_captions", " + captions alone"))
+    },
 }
 
 
@@ -72,11 +89,14 @@ def get_config(argument: str = "cpu") -> ConfigDict:
         config = oner.get_config(f"{base},architecture={arm.architecture},terms={arm.terms}")
         if not arm.predictor:
             config.model.predictor_hidden_width = 0
+        config.data.paired_fraction = arm.paired_fraction
     if recipe.size == "tiny":
         config.batch_size = 16
         config.data.evaluation = {"val": config.data.evaluation["val"]}
     else:
         config.batch_size = 64
+    if ARMS[name].captions_alone:
+        config.data.text_only_batch_size = config.batch_size
     config.total_steps = TOTAL_STEPS[recipe.size]
     config.log_interval_steps = config.total_steps // 4
     config.checkpoint.interval_steps = EARLY_STEP[recipe.size]

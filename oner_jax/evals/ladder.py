@@ -18,11 +18,12 @@ from oner_jax.evals.spread import Row, Spread
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One side of a comparison: a metric of an arm, or its chance value."""
+    """One side of a comparison: a metric of an arm, its chance value, or its gain over an arm."""
 
     arm: str
     metric: str
     chance: bool = False
+    over: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +145,25 @@ CLAIMS = (
         "naive_no_predictor",
         *RETRIEVAL,
     ),
+    *(
+        Claim(
+            "Cross-modal transfer",
+            f"{label}: captions without pictures help: {metric}",
+            Side(f"transfer_{heads}_captions", metric),
+            Side(f"transfer_{heads}", metric),
+        )
+        for heads, label in (("one_head", "one head"), ("two_heads", "two heads"))
+        for metric in RETRIEVAL
+    ),
+    *(
+        Claim(
+            "Cross-modal transfer",
+            f"they help one head more than two: {metric}",
+            Side("transfer_one_head_captions", metric, over="transfer_one_head"),
+            Side("transfer_two_heads_captions", metric, over="transfer_two_heads"),
+        )
+        for metric in RETRIEVAL
+    ),
     Claim(
         "The predictor's part in D1",
         "naive without predictor: IT lies nearer to I than to T (D2)",
@@ -244,9 +264,14 @@ def judge(
 
 def _side(rows: Mapping[str, Row], side: Side) -> Spread | None:
     spread = rows[side.arm].primary(side.metric) if side.arm in rows else None
-    if spread is None or not side.chance:
-        return spread
-    return dataclasses.replace(spread, values=(spread.chance,) * len(spread.values))
+    if spread is None:
+        return None
+    if side.over:
+        base = _side(rows, Side(side.over, side.metric))
+        return None if base is None else _difference(spread, base)
+    if side.chance:
+        return dataclasses.replace(spread, values=(spread.chance,) * len(spread.values))
+    return spread
 
 
 def _difference(more: Spread, less: Spread) -> Spread:

@@ -14,11 +14,19 @@ from configs.ladder import ARMS, get_config, get_sweep
 from oner_jax.errors import InputError
 from oner_jax.evals import ladder, ladder_figures, sweep_report, wording
 from oner_jax.evals.geometry import Views, geometry
-from oner_jax.evals.ladder import Claim, Side, Verdict
+from oner_jax.evals.ladder import Claim, Side, Verdict, judge
 from oner_jax.evals.measurement import Measurement
 from oner_jax.evals.ranking import unit_vectors
 from oner_jax.evals.retrieval import RECALL_AT
-from oner_jax.evals.spread import Spread, csv_table, markdown_table, read_rows, run_folder
+from oner_jax.evals.spread import (
+    PRIMARY,
+    Row,
+    Spread,
+    csv_table,
+    markdown_table,
+    read_rows,
+    run_folder,
+)
 from oner_jax.sweeps import Look, Sweep, Trial, grid
 
 RECALL = "retrieval/val/text_R@10"
@@ -176,11 +184,28 @@ def test_everything_is_written_even_while_runs_are_missing(folder):
     assert sweep_report.write(sweep, folder / "nothing") == []
 
 
+def test_a_claim_may_compare_what_two_arms_gain(tmp_path):
+    gains = {"a": 0.20, "a_base": 0.15, "b": 0.11, "b_base": 0.10}
+    rows = [
+        Row(name, name, {(PRIMARY, RECALL): _spread([value, value + 0.01, value])}, 0, 0, (), ())
+        for name, value in gains.items()
+    ]
+    claim = Claim("t", "s", Side("a", RECALL, over="a_base"), Side("b", RECALL, over="b_base"))
+    (verdict,) = judge(rows, [claim])
+    np.testing.assert_allclose(verdict.difference.values, 0.04)
+    assert judge(rows[:3], [claim]) == []
+
+
 def test_arms_differ_in_architecture_and_terms_alone():
     configs = {name: get_config(f"cpu,arm={name}") for name in ARMS}
     own = configs.pop("oner").to_dict()
     for name, config in configs.items():
         other = config.to_dict()
+        if name.startswith("transfer_"):
+            assert other["data"].pop("paired_fraction") == 0.25
+            captions = other["data"].pop("text_only_batch_size")
+            assert captions == (64 if name.endswith("_captions") else 0)
+            other["data"] |= {"paired_fraction": 1.0, "text_only_batch_size": 0}
         for key in set(own) - {"model", "objective"}:
             assert other[key] == own[key], (name, key)
         if name == "clip":
