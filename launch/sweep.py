@@ -12,24 +12,23 @@ the others; it is named at the end and the exit code is 1.
 """
 
 import dataclasses
-import fcntl
 import importlib.util
 import json
 import os
 import queue
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from absl import flags
 from tqdm import tqdm
 
+from launch.programs import LIBRARIES, Programs
 from oner_jax.configuration import nearest
 from oner_jax.errors import InputError, run_program
 from oner_jax.evals import spread, sweep_report
@@ -83,28 +82,27 @@ class RunFailed(Exception):
 class Runner:
     """Runs on a few workers, each with its share of the cores. `stop` ends what is running."""
 
-    def __init__(self, side_by_side: int):
+    def __init__(self, side_by_side: int, libraries: Sequence[str]):
         self._stopping = threading.Event()
-        self._children: set[subprocess.Popen[bytes]] = set()
-        self._shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        for worker in range(side_by_side):
-            self._shares.put(set(cores[worker::side_by_side] or cores))
+        self._workers = [
+            Programs(cores[worker::side_by_side] or cores, libraries)
+            for worker in range(side_by_side)
+        ]
+        self._free: queue.SimpleQueue[Programs] = queue.SimpleQueue()
+        for worker in self._workers:
+            self._free.put(worker)
 
     def __call__(self, run: Run) -> float:
         """Train and evaluate; returns the seconds it took. Raises RunFailed."""
         started = time.monotonic()
-        share = self._shares.get()
+        worker = self._free.get()
         try:
             run.folder.parent.mkdir(parents=True, exist_ok=True)
-            with run.beside(".lock").open("w") as lock, run.beside(".log").open("ab") as log:
-                # The programs inherit the lock: after a kill of the sweep alone they go on, and
-                # the next sweep waits here for them instead of running the same twice.
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                for command in run.commands:
-                    self._execute(run, command, share, lock.fileno(), log)
+            for command in run.commands:
+                self._execute(worker, run, command)
         finally:
-            self._shares.put(share)
+            self._free.put(worker)
         seconds = time.monotonic() - started
         content = {"commands": run.commands, "seconds": round(seconds, 1)}
         partial = run.beside(".json.partial")
@@ -112,30 +110,29 @@ class Runner:
         partial.replace(run.beside(".json"))
         return seconds
 
-    def _execute(
-        self, run: Run, command: Sequence[str], share: set[int], lock: int, log: IO[bytes]
-    ) -> None:
+    def _execute(self, worker: Programs, run: Run, command: Sequence[str]) -> None:
         if self._stopping.is_set():
             raise RunFailed("stopped")
-        if share:
-            # The affinity of this thread is what the child inherits; XLA makes as many threads.
-            os.sched_setaffinity(0, share)
-        child = subprocess.Popen(
-            [sys.executable, *command], stdout=log, stderr=subprocess.STDOUT, pass_fds=(lock,)
-        )
-        self._children.add(child)
-        code = child.wait()
-        self._children.discard(child)
+        module, *arguments = command
+        log = run.beside(".log")
+        # The program holds the lock: after a kill of the sweep alone it goes on, and the next sweep
+        # waits here for it instead of running the same twice.
+        code = worker.run(module, arguments, log=log, lock=run.beside(".lock"))
         if code:
-            lines = run.beside(".log").read_text(errors="replace").splitlines()[-LAST_LINES:]
+            lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
             shown = "\n".join(f"    {line}" for line in lines)
-            raise RunFailed(f"exit code {code} of python {' '.join(command)}\n{shown}")
+            raise RunFailed(f"exit code {code} of python -m {' '.join(command)}\n{shown}")
 
     def stop(self) -> None:
         """End the running programs; they continue from their last checkpoints next time."""
         self._stopping.set()
-        for child in list(self._children):
-            child.terminate()
+        for worker in self._workers:
+            worker.stop()
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            worker.close()
 
 
 def load_sweep(argument: str) -> Sweep:
@@ -159,8 +156,8 @@ def plan(sweep: Sweep, folder: Path) -> list[Run]:
     for seed in sweep.seeds:
         for trial in sweep.trials:
             workdir = spread.run_folder(folder, trial.name, seed)
-            train = ("-m", "oner_jax.train", *trial.arguments(seed), f"--workdir={workdir}")
-            evaluate = ("-m", "oner_jax.evaluate", f"--workdir={workdir}", "--untrained=False")
+            train = ("oner_jax.train", *trial.arguments(seed), f"--workdir={workdir}")
+            evaluate = ("oner_jax.evaluate", f"--workdir={workdir}", "--untrained=False")
             commands = [train, (*evaluate, f"--tasks={','.join(sweep.tasks)}")]
             for look in sweep.looks:
                 if look.trial == trial.name and (look.every_seed or seed == sweep.seeds[0]):
@@ -170,13 +167,18 @@ def plan(sweep: Sweep, folder: Path) -> list[Run]:
     return runs
 
 
-def run_all(runs: Sequence[Run], side_by_side: int) -> dict[str, RunFailed]:
-    """Execute what is not finished, with progress; returns the failures by run's name."""
+def run_all(
+    runs: Sequence[Run], side_by_side: int, libraries: Sequence[str] = LIBRARIES
+) -> dict[str, RunFailed]:
+    """Execute what is not finished, with progress; returns the failures by run's name.
+
+    `libraries` are imported once for all programs.
+    """
     took = {run: seconds for run in runs if (seconds := run.seconds()) is not None}
     waiting = [run for run in runs if run not in took]
     print(f"{len(runs)} runs, {len(took)} of them finished before", flush=True)
     failures: dict[str, RunFailed] = {}
-    runner = Runner(side_by_side)
+    runner = Runner(side_by_side, libraries)
     with ThreadPoolExecutor(side_by_side) as workers:
         started = {workers.submit(runner, run): run for run in waiting}
         try:
@@ -199,6 +201,8 @@ def run_all(runs: Sequence[Run], side_by_side: int) -> dict[str, RunFailed]:
             workers.shutdown(wait=False, cancel_futures=True)
             runner.stop()
             raise
+        finally:
+            runner.close()
     return failures
 
 

@@ -13,6 +13,7 @@ of them in turn, so that a machine that slows down slows all of them.
 import argparse
 import importlib.machinery
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -201,6 +202,9 @@ def main():
     parser.add_argument("--big_vision", default="")
     parser.add_argument("--open_clip", default="")
     parser.add_argument("--open_clip_python", default=sys.executable)
+    parser.add_argument(
+        "--huge_pages", action="store_true", help="memory in huge pages (glibc), for all alike"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=4)
     options = parser.parse_args()
@@ -212,10 +216,14 @@ def main():
         wanted["big_vision"] = (sys.executable, options.big_vision)
     if options.open_clip:
         wanted["open_clip"] = (options.open_clip_python, options.open_clip)
+    environment = os.environ.copy()
+    if options.huge_pages:
+        environment["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     running = {}
     for name, (python, checkout) in wanted.items():
         running[name] = subprocess.Popen(
             [python, __file__, f"--contestant={name}", f"--checkout={checkout}"],
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _run(folder: Path, name: str, *programs: str, seed: int = 0) -> Run:
-    commands = tuple(("-c", program, str(folder)) for program in programs)
+    commands = tuple(("tests.launch.program", program, str(folder)) for program in programs)
     return Run(Trial(name, "recipe"), seed, folder / name / f"seed-{seed}", commands)
 
 
@@ -37,25 +37,25 @@ def _notes(folder: Path) -> list[str]:
 
 def test_finished_runs_are_skipped_and_changed_ones_are_not(tmp_path, capsys):
     runs = [_run(tmp_path, "a", _note("a1"), _note("a2")), _run(tmp_path, "b", _note("b"))]
-    assert run_all(runs, 1) == {}
+    assert run_all(runs, 1, ()) == {}
     assert _notes(tmp_path) == ["a1", "a2", "b"]
-    assert run_all(runs, 1) == {}
+    assert run_all(runs, 1, ()) == {}
     assert _notes(tmp_path) == ["a1", "a2", "b"]
     assert "2 of them finished before" in capsys.readouterr().out
-    run_all([runs[0], _run(tmp_path, "b", _note("new"))], 1)
+    run_all([runs[0], _run(tmp_path, "b", _note("new"))], 1, ())
     assert _notes(tmp_path) == ["a1", "a2", "b", "new"]
 
 
 def test_a_failing_run_is_named_and_the_rest_goes_on(tmp_path, capsys):
     broken = _run(tmp_path, "broken", "raise SystemExit('the reason')", _note("never"), seed=7)
-    failures = run_all([broken, _run(tmp_path, "sound", _note("sound"))], 1)
+    failures = run_all([broken, _run(tmp_path, "sound", _note("sound"))], 1, ())
     assert list(failures) == ["broken seed 7"]
     assert _notes(tmp_path) == ["sound"]
     printed = capsys.readouterr().out
     assert "broken seed 7: FAILED: exit code 1" in printed
     assert "    the reason" in printed
     # It is tried again next time.
-    assert list(run_all([broken], 1)) == ["broken seed 7"]
+    assert list(run_all([broken], 1, ())) == ["broken seed 7"]
 
 
 def test_runs_side_by_side_are_at_once(tmp_path):
@@ -69,7 +69,7 @@ def test_runs_side_by_side_are_at_once(tmp_path):
         _run(tmp_path, "a", meet.format(own="x", other="y")),
         _run(tmp_path, "b", meet.format(own="y", other="x")),
     ]
-    assert run_all(runs, 2) == {}
+    assert run_all(runs, 2, ()) == {}
 
 
 def test_a_run_that_outlived_its_sweep_is_waited_for(tmp_path):
@@ -86,7 +86,7 @@ def test_a_run_that_outlived_its_sweep_is_waited_for(tmp_path):
     )
     assert orphan.stdout is not None
     assert orphan.stdout.readline() == "locked\n"
-    assert run_all([run], 1) == {}
+    assert run_all([run], 1, ()) == {}
     assert orphan.wait() == 0
     orphan.stdout.close()
     assert _notes(tmp_path) == ["first", "second"]
@@ -99,10 +99,10 @@ def test_all_trials_of_a_seed_come_before_the_next_seed(tmp_path):
     train, evaluate = runs[2].commands
     workdir = tmp_path / "a" / "seed-5"
     assert train == (
-        *("-m", "oner_jax.train", "--config=r.py:x", "--config.k=2", "--config.seed=5"),
+        *("oner_jax.train", "--config=r.py:x", "--config.k=2", "--config.seed=5"),
         f"--workdir={workdir}",
     )
-    assert evaluate[1:3] == ("oner_jax.evaluate", f"--workdir={workdir}")
+    assert evaluate[:2] == ("oner_jax.evaluate", f"--workdir={workdir}")
 
 
 def test_a_sweep_file_that_is_none_is_refused(tmp_path):
