@@ -49,6 +49,12 @@ ARMS = {
     # upon itself: then what is embedded, the projection before it, need not agree.
     "naive_no_predictor": Arm("ITC, no predictor", "one_tower", "itc", predictor=False),
     "cmc_no_predictor": Arm("+ CMC, no predictor", "one_tower", "itc+cmc", predictor=False),
+    "oner_no_predictor": Arm(
+        "OneR, no predictor", "one_tower", "itc+cmc+mim+mlm+mmm", predictor=False
+    ),
+    "two_towers_no_predictor": Arm(
+        "two towers: ITC, no predictor", "two_towers", "itc", predictor=False
+    ),
     # The architectures, each with as much of the objective as it can serve.
     "two_towers": Arm("two towers: ITC", "two_towers", "itc"),
     "two_towers_masked": Arm("two towers: ITC + MIM + MLM", "two_towers", "itc+mim+mlm"),
@@ -115,7 +121,10 @@ def get_sweep(argument: str = "cpu") -> Sweep:
     )
     properties = tuple(
         Look(trial, ("localisation", "reasoning", "multimodal"), "val", every_seed=True)
-        for trial in ("oner", "two_towers", "two_towers_masked")
+        for trial in (
+            *("oner", "two_towers", "two_towers_masked"),
+            *("oner_no_predictor", "two_towers_no_predictor"),
+        )
     )
     return Sweep(
         trials=tuple(

@@ -111,6 +111,20 @@ CLAIMS = (
         *RETRIEVAL,
     ),
     *_arms_differ(
+        "OneR at least as good as two towers",
+        "both without a predictor: OneR above two towers",
+        "oner_no_predictor",
+        "two_towers_no_predictor",
+        *RETRIEVAL,
+    ),
+    *_arms_differ(
+        "OneR at least as good as two towers",
+        "both without a predictor: one tower with ITC + CMC above two towers",
+        "cmc_no_predictor",
+        "two_towers_no_predictor",
+        *RETRIEVAL,
+    ),
+    *_arms_differ(
         "One head against two",
         "CMC brings one head above two heads",
         "cmc",
@@ -136,6 +150,13 @@ CLAIMS = (
         "without a predictor naive ITC retrieves better",
         "naive_no_predictor",
         "naive",
+        *RETRIEVAL,
+    ),
+    *_arms_differ(
+        "The predictor's part in D1",
+        "without a predictor two towers with ITC retrieve better, too",
+        "two_towers_no_predictor",
+        "two_towers",
         *RETRIEVAL,
     ),
     *_arms_differ(
@@ -191,6 +212,24 @@ PROPERTY_CLAIMS = (
             ("more often than that of two towers with ITC", "two_towers", ""),
             ("more often than that of two towers with ITC + MIM + MLM", "two_towers_masked", ""),
         )
+    ),
+    Claim(
+        "Localisation",
+        "both without a predictor: OneR's more often than that of two towers",
+        Side("oner_no_predictor", POINTING),
+        Side("two_towers_no_predictor", POINTING),
+    ),
+    Claim(
+        "Localisation",
+        "OneR without a predictor: more often than the middle of the picture",
+        Side("oner_no_predictor", POINTING),
+        Side("oner_no_predictor", f"{POINTING}_centre"),
+    ),
+    Claim(
+        "Localisation",
+        "OneR without a predictor: more often than for a phrase that the scene does not show",
+        Side("oner_no_predictor", POINTING),
+        Side("oner_no_predictor", f"{POINTING}_other_phrase"),
     ),
     Claim(
         "Text-guided reasoning",
