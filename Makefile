@@ -7,8 +7,9 @@ ACCELERATOR ?=
 LOCK ?= requirements.lock
 VENV ?= .venv
 DEMO_WORKDIR ?= runs/demo
+TEST_PROCESSES ?= 2
 
-# Memory in huge pages, where glibc is the C library: a training step on CPUs takes a sixth less time.
+# Memory in huge pages, where glibc is the C library: a training step on CPUs takes less time.
 GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 export GLIBC_TUNABLES
 
@@ -41,7 +42,7 @@ demo: $(INSTALLED) ## Train, evaluate and report on the pictures in this reposit
 # The linters judge by the types of the locked set; another set only has to run.
 .PHONY: test
 test: $(INSTALLED_DEV) $(if $(filter requirements.lock,$(LOCK)),lint) ## Run linters and fast tests
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadscope
 
 .PHONY: test-slow
 test-slow: $(INSTALLED_DEV) ## Run the tests that take a minute or more
