@@ -39,6 +39,25 @@ TABLES = {
         "geometry/val/change_other_picture": "IT moved by another picture",
         "geometry/val/change_other_caption": "IT moved by another caption",
     },
+    "Localisation: is the hottest point on the thing that the phrase names?": {
+        "localisation/val/pointing": "pointing game",
+        "localisation/val/pointing_centre": "the middle",
+        "localisation/val/pointing_other_phrase": "pointing for a phrase not shown",
+        "localisation/val/box": "MaxBoxAcc",
+        "localisation/val/box_other_phrase": "its box for a phrase not shown",
+    },
+    "Text-guided reasoning: does a prompt bring its thing to the top?": {
+        "reasoning/val/name_flip": "name: rank flips",
+        "reasoning/val/name_flip_elsewhere": "at a picture without it",
+        "reasoning/val/category_place": "category: place",
+        "reasoning/val/category_place_no_prompt": "without prompt",
+    },
+    "Multi-modal retrieval: same vendor, another thing, R@10": {
+        "multimodal/val/same_vendor_joint_R@10": "picture and phrase as one",
+        "multimodal/val/same_vendor_image_R@10": "picture alone",
+        "multimodal/val/same_vendor_text_R@10": "phrase alone",
+        "multimodal/val/same_vendor_sum_R@10": "sum of both",
+    },
 }
 
 
@@ -72,13 +91,13 @@ def write(sweep: Sweep, folder: Path) -> list[Path]:
 
 
 def _tables(rows: Sequence[Row]) -> str:
-    """The tables of which something was measured, each under its title; else all in one."""
+    """The tables and rows of which something was measured, by title; else all in one."""
     measured = {metric for row in rows for _, metric in row.metrics}
-    parts = [
-        f"## {title}\n\n{markdown_table(rows, columns)}"
-        for title, columns in TABLES.items()
-        if measured & columns.keys()
-    ]
+    parts = []
+    for title, columns in TABLES.items():
+        filled = [row for row in rows if any(row.primary(metric) for metric in columns)]
+        if filled:
+            parts.append(f"## {title}\n\n{markdown_table(filled, columns)}")
     return "\n".join(parts) or markdown_table(rows, {name: name for name in sorted(measured)})
 
 
