@@ -1,6 +1,7 @@
 # `make help` lists the targets. Settings, given as `NAME=value make test`:
 #   PYTHON=python3.12             the interpreter to build the environment from (3.11, 3.12, 3.13)
 #   ACCELERATOR=cuda13            also install requirements-cuda13.txt (or cuda12, tpu)
+#   TEST_PROCESSES=8              how many processes share the tests
 #   LOCK=requirements-lowest.lock install the oldest versions allowed; LOCK= installs the newest
 
 ACCELERATOR ?=
