@@ -93,6 +93,12 @@ CLAIMS = (
     *_arms_differ("CMC's repair", "CMC brings the means together", "naive", "cmc", GAP),
     *_arms_differ("CMC's repair", "CMC lowers the modality's share", "naive", "cmc", SHARE),
     *_arms_differ("CMC's repair", "CMC lifts pooled R@1", "cmc", "naive", POOLED),
+    *_arms_differ(
+        "XMC's repair", "XMC retrieves better than ITC alone", "xmc", "naive", *RETRIEVAL
+    ),
+    *_arms_differ(
+        "CMC's repair", "CMC retrieves better than ITC alone", "cmc", "naive", *RETRIEVAL
+    ),
     *_arms_differ("XMC + CIC above ITC", "retrieval", "xmc_cic", "naive", *RETRIEVAL),
     *_arms_differ("CMC above XMC + CIC", "retrieval", "cmc", "xmc_cic", *RETRIEVAL),
     *_arms_differ("Masked modelling helps", "OneR above CMC alone", "oner", "cmc", *RETRIEVAL),
