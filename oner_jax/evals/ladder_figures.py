@@ -70,7 +70,8 @@ def arm_bars(rows: Sequence[Row], panels: BAR_PANELS, theme: Theme = LIGHT) -> "
         axes.tick_params(axis="y", labelcolor=theme.text)
         axes.grid(False, axis="y")
         axes.grid(axis="x", color=theme.grid, linewidth=0.8)
-        axes.invert_yaxis()
+        # The same rows at the same height in every panel, whether a panel has bars for them or not.
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         if len(metrics) > 1:
             axes.legend(
                 frameon=False,

@@ -164,6 +164,7 @@ def test_figures_show_every_arm_that_has_the_metric(folder):
     assert drawn == pytest.approx([100 * np.mean(values) for values in VALUES.values()])
     assert [label.get_text() for label in own.get_yticklabels()] == ["Plain", "Better", "Short"]
     assert not any(_bar_widths(empty))
+    assert own.get_ylim() == empty.get_ylim() == (2.5, -0.5), "rows at the same height everywhere"
 
 
 def _bar_widths(axes: Axes) -> list[float]:
