@@ -242,10 +242,13 @@ def main(_: Sequence[str]) -> None:
         raise InputError("--sweep is missing: name a sweep file, for example configs/ladder.py:cpu")
     if WORKDIR.value is None:
         raise InputError("--workdir is missing: name a folder for the sweep")
-    sweep, folder = _choose(load_sweep(SWEEP.value)), Path(WORKDIR.value)
+    sweep, folder = load_sweep(SWEEP.value), Path(WORKDIR.value)
+    chosen = _choose(sweep)
     signal.signal(signal.SIGTERM, _on_terminate)
-    failures = run_all(plan(sweep, folder), SIDE_BY_SIDE.value)
-    for path in sweep_report.write(sweep, folder):
+    failures = run_all(plan(chosen, folder), SIDE_BY_SIDE.value)
+    # Tables hold all that was run in this folder, today or before.
+    seeds = tuple(dict.fromkeys((*sweep.seeds, *chosen.seeds)))
+    for path in sweep_report.write(dataclasses.replace(sweep, seeds=seeds), folder):
         print(path)
     if failures:
         print(f"error: {len(failures)} failed: {', '.join(sorted(failures))}", file=sys.stderr)

@@ -11,10 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from configs.ladder import ARMS
+from launch import sweep as sweep_program
 from launch.sweep import Run, load_sweep, plan, run_all
 from oner_jax.errors import InputError
+from oner_jax.evals import sweep_report
 from oner_jax.sweeps import Sweep, Trial
 from oner_jax.training.checkpoints import available_steps
 
@@ -111,6 +115,29 @@ def test_a_sweep_file_that_is_none_is_refused(tmp_path):
     (tmp_path / "empty.py").touch()
     with pytest.raises(InputError, match=r"has no get_sweep"):
         load_sweep(str(tmp_path / "empty.py"))
+
+
+def test_running_a_part_leaves_the_rest_in_the_tables(tmp_path, monkeypatch):
+    runs: list[Run] = []
+    reported: list[Sweep] = []
+
+    def note_runs(chosen, side_by_side):
+        runs.extend(chosen)
+        return {}
+
+    def note_report(sweep, folder):
+        reported.append(sweep)
+        return []
+
+    monkeypatch.setattr(sweep_program, "run_all", note_runs)
+    monkeypatch.setattr(sweep_report, "write", note_report)
+    options = {"sweep": f"{ROOT}/configs/ladder.py:tiny", "only": ["oner"], "seeds": ["7"]}
+    flags.FLAGS(["sweep"], known_only=True)
+    with flagsaver.flagsaver(workdir=str(tmp_path), **options):
+        sweep_program.main([])
+    assert [run.name for run in runs] == ["oner seed 7"]
+    assert [trial.name for trial in reported[0].trials] == list(ARMS)
+    assert reported[0].seeds == (0, 7)
 
 
 def _sweep(workdir: Path, *options: str) -> "subprocess.Popen[str]":
