@@ -174,7 +174,7 @@ def test_bad_input_is_one_clear_line(tmp_path, options, complaint):
 @pytest.mark.slow
 def test_the_whole_tiny_ladder_survives_a_kill(tmp_path):
     folder = tmp_path / "ladder"
-    options = ("--sweep=configs/ladder.py:tiny", "--side_by_side=2")
+    options = ("--sweep=configs/ladder.py:tiny", "--side_by_side=4")
     killed = _sweep(folder, *options)
     while not (finished := list(folder.glob("*/seed-0.json"))):
         assert killed.poll() is None, killed.communicate()
