@@ -6,8 +6,8 @@ Use as `--config=configs/ladder.py:SIZE[,arm=NAME][,data=DIR]` to train one arm,
 
 Sizes are `tiny` (the tests) and `cpu` (two cores, what RESULTS.md measures). Every arm has the same
 data, steps, batch, order of examples, temperature, momentum, optimizer and schedule; none is tuned.
-The one exception is `clip`, the plain baseline: it has no momentum twin and learns its temperature,
-because that is what it is.
+Exceptions are what an arm is about: `clip`, the plain baseline, has no momentum twin and learns its
+temperature, `*_no_predictor` lack the predictor, and `transfer_*` have a quarter of the pairs.
 """
 
 import dataclasses

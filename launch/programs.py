@@ -18,8 +18,6 @@ import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from oner_jax.parallel.accelerators import HUGE_PAGES
-
 # Libraries alone: the programs themselves define flags, of which a process can hold one set.
 LIBRARIES = (
     "oner_jax.data.pipeline",
@@ -28,6 +26,12 @@ LIBRARIES = (
     "oner_jax.training.metrics",
     "oner_jax.training.recipe",
 )
+
+
+# For the environment of a program that computes on CPUs; glibc reads it when the program starts. A
+# step's temporaries, hundreds of MiB that are returned after it, then come in huge pages.
+# BENCHMARKS.md has what that saves.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 class Programs:

@@ -125,6 +125,7 @@ def describe(figures: dict[str, Any]) -> str:
 
 
 def main(_: Sequence[str]) -> None:
+    """Time the step of `--config` and print its figures, as text or JSON."""
     if CONFIG.value is None:
         raise InputError("--config is missing: name a recipe, for example configs/oner.py:b16")
     with distributed.session():

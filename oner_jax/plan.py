@@ -133,6 +133,7 @@ def _roofline_lines(plan: Plan, roofline: Roofline, pairs: int) -> list[str]:
 
 
 def main(_: Sequence[str]) -> None:
+    """Plan `--config` for `--topology`, or search its batch, and print it as text or JSON."""
     if CONFIG.value is None:
         raise InputError("--config is missing: name a recipe, for example configs/oner.py:b16")
     if TOPOLOGY.value is None:

@@ -161,6 +161,7 @@ def _write(log: MetricsLog, throughput: Throughput, step: int, metrics: Metrics)
 
 
 def main(_: Sequence[str]) -> None:
+    """Train `--config` in `--workdir`, on one process or several."""
     if CONFIG.value is None:
         raise InputError("--config is missing: name a recipe, for example configs/oner.py:tiny")
     if WORKDIR.value is None:

@@ -19,11 +19,6 @@ _REQUIREMENTS = {
     "tpu": "ACCELERATOR=tpu make venv",
 }
 
-# For the environment of a program that computes on CPUs; glibc reads it when the program starts. A
-# step's temporaries, hundreds of MiB that are returned after it, then come in huge pages.
-# BENCHMARKS.md has what that saves.
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-
 # PCI ids of Google's TPUs, v3 to v7; its network cards have the same vendor.
 _GOOGLE = "0x1ae0"
 _TPU_DEVICES = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}

@@ -92,6 +92,7 @@ def field(pattern: str, text: str) -> re.Match[str]:
 
 
 def numbers(text: str) -> tuple[int, ...]:
+    """The integers of a comma-separated list, as HLO writes shapes and dimensions."""
     return tuple(int(number) for number in text.split(",") if number)
 
 

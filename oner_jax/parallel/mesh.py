@@ -133,6 +133,7 @@ def rows_stay_cut(x: jax.Array) -> jax.Array:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
