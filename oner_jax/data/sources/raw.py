@@ -1,0 +1,89 @@
+"""What every source of other people's data gives: parts, and in each part raw examples.
+
+A source is a list of parts in a fixed order. A part is a piece that can be read alone, in any
+process on any machine (an archive, a range of lines): it is small, picklable, and gives the same
+entries in the same order each time. An entry is a raw example, or says that something in the source
+is none and why; nothing is left out without a word.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+
+class Reason(enum.StrEnum):
+    """Why something in a source became no record. The keys of the manifest's `dropped`."""
+
+    # The source's own damage.
+    BROKEN_ENTRY = "broken_entry"  # a line, row or record that cannot be parsed
+    TRUNCATED_ARCHIVE = "truncated_archive"  # what follows in it cannot be read
+    EMPTY_ARCHIVE = "empty_archive"
+    NOT_DOWNLOADED = "not_downloaded"  # the tool that made the source says so
+    MISSING_IMAGE = "missing_image"
+    MISSING_CAPTION = "missing_caption"
+    EMPTY_IMAGE = "empty_image"  # a file of 0 bytes
+    UNDECODABLE_IMAGE = "undecodable_image"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    INVALID_TEXT = "invalid_text"  # no UTF-8
+    DUPLICATE_ID = "duplicate_id"
+    BAD_SPLIT = "bad_split"  # cannot name a directory
+    # What the user's filters exclude.
+    DUPLICATE_IMAGE = "duplicate_image"
+    IMAGE_TOO_SMALL = "image_too_small"
+    ASPECT_TOO_WIDE = "aspect_too_wide"
+    CAPTION_TOO_SHORT = "caption_too_short"
+    CAPTION_TOO_LONG = "caption_too_long"
+
+
+@dataclasses.dataclass(frozen=True)
+class RawExample:
+    """An example before its image was read.
+
+    `location` names where it stands in its source, for messages. `read_image` gives the file's
+    bytes (or raises OSError), and is None for a text without a picture; a picture without a text
+    has no captions. Else `captions` has the main one first. `split` is empty if the source does not
+    say.
+    """
+
+    location: str
+    id: str
+    read_image: Callable[[], bytes] | None
+    captions: tuple[str, ...]
+    label: str = ""
+    split: str = ""
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """Something in a source that is no example: where, why, and what exactly is wrong."""
+
+    location: str
+    reason: Reason
+    detail: str = ""
+
+
+class Part(Protocol):
+    """A piece of a source. Implementations are frozen dataclasses of plain values.
+
+    Their `repr` identifies the part, the sizes of its files included: when it changes, the source
+    has changed.
+    """
+
+    @property
+    def name(self) -> str:
+        """For messages: the file, and the range in it."""
+        ...
+
+    @property
+    def examples(self) -> int | None:
+        """How many entries it has, for the progress bar; None where only reading would tell."""
+        ...
+
+    def read(self) -> Iterator[RawExample | Dropped]:
+        """Its entries in order. Raises nothing for damage inside: that is an entry, too.
+
+        OSError where a file cannot be opened at all.
+        """
+        ...
