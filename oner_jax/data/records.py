@@ -11,10 +11,11 @@ A split is named by its directory, local or gs://, or as "embedded:NAME" for tho
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
@@ -111,16 +112,32 @@ class Split:
         """Serialised records at these indices of the split, in the order asked for."""
         return list(self._source.__getitems__([int(index) for index in indices]))
 
-    def records(self) -> Iterator[Record]:
-        """All records in their order on disk."""
-        for first in range(0, len(self), _READ_BATCH):
-            for serialised in self.read(range(first, min(first + _READ_BATCH, len(self)))):
+    def records(self, indices: Sequence[SupportsIndex] | None = None) -> Iterator[Record]:
+        """The records at these indices, or all, in their order on disk."""
+        wanted = range(len(self)) if indices is None else indices
+        for first in range(0, len(wanted), _READ_BATCH):
+            for serialised in self.read(wanted[first : first + _READ_BATCH]):
                 yield Record.parse(serialised)
 
-    def captions(self) -> Iterator[str]:
-        """All captions of all records."""
-        for record in self.records():
-            yield from record.captions
+    def captions(self, maximum: int | None = None) -> Iterator[str]:
+        """All captions of all records in order, or at most `maximum`, evenly over the split.
+
+        Evenly: the split is cut into `maximum` equal stretches, and each gives one caption of the
+        record it begins in. A record where several begin gives as many different captions.
+        """
+        if maximum is None:
+            for record in self.records():
+                yield from record.captions
+            return
+        beginnings = np.arange(maximum) * len(self) // maximum
+        indices, shares = np.unique(beginnings, return_counts=True)
+        for index, share, record in zip(
+            indices, shares, self.records(indices.tolist()), strict=True
+        ):
+            available = len(record.captions)
+            # Which ones depends on the index: a record's main caption is not like its others.
+            places = {int(index + n) % available for n in range(min(share, available))}
+            yield from (record.captions[place] for place in sorted(places))
 
 
 def open_split(name: str) -> Split:

@@ -3,6 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from oner_jax.data import records
 from oner_jax.data.host_tensorflow import tf
@@ -118,3 +120,23 @@ def test_damaged_splits_are_refused(tmp_path):
         manifest = json.loads((directory / "manifest.json").read_text())
         (directory / "manifest.json").write_text(json.dumps(manifest | {key: value}))
         refused(directory, reason)
+
+
+@given(counts=st.lists(st.integers(1, 6), min_size=1, max_size=12), maximum=st.integers(1, 80))
+def test_captions_are_sampled_evenly(tmp_path_factory, counts, maximum):
+    items = [
+        record(n, captions=tuple(f"{n} {k}" for k in range(count)))
+        for n, count in enumerate(counts)
+    ]
+    split = records.open_split(write_split(tmp_path_factory.mktemp("split") / "data", items))
+    everything = list(split.captions())
+    sampled = list(split.captions(maximum))
+    assert len(sampled) <= maximum
+    assert sampled == [caption for caption in everything if caption in set(sampled)]
+    # Every run of consecutive records has its share, up to what it holds and one for rounding.
+    taken = [sum(c.split()[0] == str(n) for c in sampled) for n in range(len(counts))]
+    share = maximum / len(counts)
+    for own, count in zip(taken, counts, strict=True):
+        assert min(count, int(share)) <= own <= min(count, -(-maximum // len(counts)))
+    if share >= max(counts):
+        assert sampled == everything

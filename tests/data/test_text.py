@@ -103,13 +103,48 @@ def test_same_captions_train_the_same_model():
     assert train_tokenizer(captions, 600) == train_tokenizer(captions, 600)
 
 
+def test_case_is_kept_where_asked(tmp_path):
+    path = tmp_path / "cased.model"
+    write_model(train_tokenizer(CAPTIONS, 274, normalization="nmt_nfkc"), path)
+    cased = Tokenizer.load(str(path))
+    assert cased.decode(cased.encode(["Red  \N{FULLWIDTH LATIN CAPITAL LETTER C}AT"], 16)) == [
+        "Red CAT"
+    ]
+
+
+def test_rare_characters_are_left_to_their_bytes(tmp_path):
+    captions = ["the cat sat", "a cat"] * 200 + ["漢"]
+    for coverage, tokens in ((1.0, 2), (0.999, 4)):  # ▁ and the character, or its three bytes
+        path = tmp_path / f"{coverage}.model"
+        write_model(train_tokenizer(captions, 268, character_coverage=coverage), path)
+        tokenizer = Tokenizer.load(str(path))
+        ids = tokenizer.encode(["漢"], 8)
+        assert np.count_nonzero(ids) == tokens
+        assert tokenizer.decode(ids) == ["漢"]
+
+
+def test_no_captions_are_named():
+    with pytest.raises(InputError, match="no captions"):
+        train_tokenizer([], 300)
+
+
 def test_program_trains_on_a_split(tmp_path, capsys):
     captions = tuple(CAPTIONS)
     data = write_split(tmp_path / "train", [record(n, captions=captions) for n in range(2)])
     output = tmp_path / "new.model"
     assert run_program(text, f"--data={data}", f"--output={output}", "--vocabulary_size=274") == 0
     assert Tokenizer.load(str(output)).vocabulary_size == 274
-    assert "from the captions of 2 examples" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "from the captions of 2 examples" in said
+    assert "0 <pad>, 1 <unk>, 2 <mask>, then 256 bytes, then pieces; nmt_nfkc_cf" in said
+    options = ["--character_coverage=0.99", "--normalization=nmt_nfkc", "--maximum_sentences=6"]
+    arguments = [f"--data={data}", f"--output={output}", "--vocabulary_size=270", *options]
+    assert run_program(text, *arguments) == 0
+    assert "; nmt_nfkc\n" in capsys.readouterr().out
+    expected = train_tokenizer(
+        captions[:3] + captions[1:4], 270, character_coverage=0.99, normalization="nmt_nfkc"
+    )
+    assert output.read_bytes() == expected
     output.unlink()
     for arguments, reason in [
         ([f"--data={data}", f"--output={output}"], "give at most 274"),
