@@ -29,7 +29,7 @@ MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 
 _NO_SINGLE_TEXT = ("image", "height", "width", "captions")
-_RECORD_FEATURES = ("id", "label", *_NO_SINGLE_TEXT)
+RECORD_FEATURES = ("id", "label", *_NO_SINGLE_TEXT)
 _READ_BATCH = 256
 
 
@@ -48,7 +48,7 @@ class Record:
     def __post_init__(self):
         if not self.captions:
             raise ValueError(f"record {self.id}: no caption")
-        if clash := set(self.metadata) & set(_RECORD_FEATURES):
+        if clash := set(self.metadata) & set(RECORD_FEATURES):
             raise ValueError(f"record {self.id}: metadata named like a feature: {sorted(clash)}")
 
     def serialise(self) -> bytes:

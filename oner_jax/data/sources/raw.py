@@ -9,7 +9,7 @@ is none and why; nothing is left out without a word.
 import dataclasses
 import enum
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Reason(enum.StrEnum):
@@ -64,6 +64,7 @@ class Dropped:
     detail: str = ""
 
 
+@runtime_checkable
 class Part(Protocol):
     """A piece of a source. Implementations are frozen dataclasses of plain values.
 

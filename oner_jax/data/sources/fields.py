@@ -1,0 +1,232 @@
+"""From named fields, as every source has them in some form, to a raw example.
+
+Which field is the image, which are captions and which is the id is said by `FieldNames`, or guessed
+from names in common use. `label` and `split` are called so everywhere. All others become metadata.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from oner_jax.data.records import RECORD_FEATURES
+from oner_jax.data.sources.files import is_remote, read_file
+from oner_jax.data.sources.raw import Dropped, RawExample, Reason
+from oner_jax.errors import InputError
+
+# Said of a source that has no such field, where the name cannot be guessed.
+NO_FIELD = "none"
+
+_OURS = {"image": ("image",), "caption": ("caption", "captions")}
+# Those of open_clip, Hugging Face and img2dataset.
+_USUAL = {
+    "image": (
+        *("filepath", "file_name", "filename", "image_path", "image_file", "path", "img"),
+        *("jpg", "jpeg", "png", "webp"),
+    ),
+    "caption": ("title", "text", "txt", "description", "sentence"),
+}
+ID_NAMES = ("id", "key", "uid", "__key__")
+
+# Sizes are measured from the image, so a source's own word on them is not kept.
+_IGNORED = ("width", "height")
+_KNOWN = ("label", "split", *_IGNORED)
+# img2dataset's account of an image; the two stand together in all it writes.
+_STATUS, _ERROR = "status", "error_message"
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldNames:
+    """Which field is the image, which are captions (the main one first), which is the id.
+
+    What is empty is guessed; `none` says that there is no such field. As `resolve` returns it,
+    nothing is left to guess, and an empty name stands for no field.
+    """
+
+    image: str = ""
+    captions: tuple[str, ...] = ()
+    id: str = ""
+
+
+class _Unusable(Exception):
+    """The fields make no example."""
+
+    def __init__(self, reason: Reason, detail: str):
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def resolve(names: FieldNames, columns: Iterable[str], source: str) -> FieldNames:
+    """The names to use for a source with these fields (as far as they are known).
+
+    InputError if one that was asked for is not there, or if the image or the captions could be any
+    of several fields or, with fields of unknown meaning there, none.
+    """
+    columns = list(dict.fromkeys(columns))
+    listing = ", ".join(columns)
+    for name in (names.image, *names.captions, names.id):
+        if columns and name not in ("", NO_FIELD, *columns):
+            raise InputError(f"{source}: has no field {name!r}; its fields are {listing}")
+    images = (names.image,) if names.image else _guess("image", columns, source)
+    captions = names.captions or _guess("caption", columns, source)
+    identifier = names.id or next((name for name in ID_NAMES if name in columns), "id")
+    unknown = set(columns) - {*images, *captions, identifier, *_KNOWN}
+    for option, found in (("image", images), ("caption", captions)):
+        if unknown and not found:
+            raise InputError(
+                f"{source}: which field is the {option}? Its fields are {listing}; "
+                f"give --{option}_field=NAME, or --{option}_field={NO_FIELD}"
+            )
+    return FieldNames(
+        image=_or_empty((images or _OURS["image"])[0]),
+        captions=tuple(name for name in captions or _OURS["caption"] if name != NO_FIELD),
+        id=_or_empty(identifier),
+    )
+
+
+def _or_empty(name: str) -> str:
+    return "" if name == NO_FIELD else name
+
+
+def _guess(option: str, columns: list[str], source: str) -> tuple[str, ...]:
+    """Our own names if one is there, else the only field with a usual name; nothing if none has."""
+    if _ERROR in columns and option == "caption" and "txt" in columns:
+        return (*_OURS[option], "txt")  # img2dataset writes the caption twice
+    if set(_OURS[option]) & set(columns):
+        return _OURS[option]
+    found = [name for name in columns if name.lower() in _USUAL[option]]
+    if len(found) > 1:
+        raise InputError(
+            f"{source}: {' and '.join(found)} may each be the {option}; "
+            f"choose one with --{option}_field=NAME"
+        )
+    return tuple(found)
+
+
+def example_of(
+    fields: Mapping[str, Any],
+    names: FieldNames,
+    *,
+    location: str,
+    default_id: str,
+    directory: str,
+) -> RawExample | Dropped:
+    """The example with these fields, or why there is none.
+
+    A field that is None is absent. The image is the path of a file (from `directory`), or a file's
+    bytes, or a mapping with `bytes` or `path`. Captions are texts or lists of texts, and each is
+    kept once. An absent image or caption is left to the caller, but not both.
+    """
+    try:
+        if _STATUS in fields and _ERROR in fields and fields[_STATUS] != "success":
+            error = fields[_ERROR] or fields[_STATUS]
+            raise _Unusable(Reason.NOT_DOWNLOADED, str(error))
+        captions = _captions(fields, names.captions)
+        read_image = _image(fields.get(names.image) if names.image else None, directory)
+        if read_image is None and not captions:
+            raise _Unusable(Reason.MISSING_IMAGE, "has neither an image nor a caption")
+        return RawExample(
+            location=location,
+            id=_text(fields, names.id) or default_id,
+            read_image=read_image,
+            captions=captions,
+            label=_text(fields, "label"),
+            split=_text(fields, "split"),
+            metadata=_metadata(fields, names),
+        )
+    except _Unusable as unusable:
+        return Dropped(location, unusable.reason, unusable.detail)
+
+
+def _captions(fields: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for name in names:
+        value = fields.get(name)
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if text is None:
+                continue
+            if not isinstance(text, str):
+                raise _Unusable(Reason.BROKEN_ENTRY, f"{name} is no string or list of strings")
+            if text.strip():
+                found[_utf8(text.strip(), name)] = None
+    return tuple(found)
+
+
+def _image(value: Any, directory: str) -> Callable[[], bytes] | None:
+    if isinstance(value, Mapping):  # as Hugging Face's datasets hold it
+        value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+    if isinstance(value, bytes):
+        if not value:
+            raise _Unusable(Reason.EMPTY_IMAGE, "the image has 0 bytes")
+        return functools.partial(bytes, value)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise _Unusable(Reason.BROKEN_ENTRY, "the image is no path")
+    if value.startswith(("http://", "https://")):
+        raise _Unusable(Reason.MISSING_IMAGE, f"{value} has to be downloaded first (img2dataset)")
+    path = value if is_remote(value) else os.path.join(directory, value)
+    if not is_remote(path):  # elsewhere asking costs as much as reading, which says it, too
+        _check_local_file(path)
+    return functools.partial(read_file, path)
+
+
+def _check_local_file(path: str) -> None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: no file can be called that
+        raise _Unusable(Reason.MISSING_IMAGE, f"{path!r} does not exist") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise _Unusable(Reason.MISSING_IMAGE, f"{path!r} is no file")
+    if not status.st_size:
+        raise _Unusable(Reason.EMPTY_IMAGE, f"{path!r} has 0 bytes")
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    """An optional string or whole number as text; empty if absent."""
+    value = fields.get(name) if name else None
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise _Unusable(Reason.BROKEN_ENTRY, f"{name} is no string")
+    return _utf8(str(value), name)
+
+
+def _metadata(fields: Mapping[str, Any], names: FieldNames) -> dict[str, str]:
+    used = {names.image, *names.captions, names.id, *_KNOWN}
+    if _STATUS in fields and _ERROR in fields:
+        used |= {_STATUS, _ERROR}
+    metadata: dict[str, str] = {}
+    for name, value in fields.items():
+        if name in used or value is None:
+            continue
+        text = value if isinstance(value, str) else _json(value)
+        metadata[_free_name(_utf8(name, "a field's name"), fields)] = _utf8(text, name)
+    return metadata
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _free_name(name: str, taken: Mapping[str, Any]) -> str:
+    """The name, or a longer one where a record has a feature of that name."""
+    if name not in RECORD_FEATURES:
+        return name
+    name = f"source_{name}"
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _utf8(text: str, name: str) -> str:
+    """The text, unless it holds what UTF-8 cannot (JSON can name one half of a surrogate pair)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _Unusable(Reason.INVALID_TEXT, f"{name} is no UTF-8 text ({error.reason})") from error
+    return text
