@@ -6,7 +6,7 @@ A format is a row of `FORMATS`: how to recognise it and how to cut it into parts
 import dataclasses
 from collections.abc import Callable
 
-from oner_jax.data.sources import files, jsonl
+from oner_jax.data.sources import delimited, files, folder, jsonl, parquet, webdataset
 from oner_jax.data.sources.fields import FieldNames
 from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason
 from oner_jax.errors import InputError
@@ -27,12 +27,33 @@ class Format:
     parts: Callable[[str, int, FieldNames], list[Part]]
 
 
-# The first that recognises a name reads it.
+# The first that recognises a name reads it. Tables stand beside the archives that they list, and
+# lie in one folder with the images whose paths they hold.
 FORMATS: dict[str, Format] = {
+    "webdataset": Format(
+        "tar archives of images, texts and JSON (img2dataset's, webdataset's)",
+        lambda found: found.has(*webdataset.SUFFIXES),
+        webdataset.parts,
+    ),
     "jsonl": Format(
-        "one JSON object a line, with paths of images",
+        "one JSON object a line, with the path of an image",
         lambda found: found.has(*jsonl.SUFFIXES),
         jsonl.parts,
+    ),
+    "csv": Format(
+        "CSV or TSV with names of columns, and paths of images",
+        lambda found: found.has(*delimited.SUFFIXES),
+        delimited.parts,
+    ),
+    "parquet": Format(
+        "Parquet with images or their paths (img2dataset's, Hugging Face's)",
+        parquet.recognises,
+        parquet.parts,
+    ),
+    "folder": Format(
+        "folder of images with a text file of the same name beside each",
+        folder.recognises,
+        folder.parts,
     ),
 }
 
@@ -63,7 +84,7 @@ def _recognised(name: str) -> str:
     for key, source_format in FORMATS.items():
         if source_format.recognises(found):
             return key
-    if not (found.files or found.folders or found.is_directory):
+    if not found.is_directory and not any(files.exists(path) for path in found.files):
         raise InputError(f"{name}: no such file or directory; name the data to read")
     raise InputError(f"{name}: its format is not recognised; say which it is, {_choices()}")
 

@@ -4,6 +4,7 @@ Which field is the image, which are captions and which is the id is said by `Fie
 from names in common use. `label` and `split` are called so everywhere. All others become metadata.
 """
 
+import collections
 import dataclasses
 import functools
 import json
@@ -37,6 +38,8 @@ _KNOWN = ("label", "split", *_IGNORED)
 # img2dataset's account of an image; the two stand together in all it writes.
 _STATUS, _ERROR = "status", "error_message"
 
+_MESSAGE_CHARACTERS = 200
+
 
 @dataclasses.dataclass(frozen=True)
 class FieldNames:
@@ -66,8 +69,10 @@ def resolve(names: FieldNames, columns: Iterable[str], source: str) -> FieldName
     InputError if one that was asked for is not there, or if the image or the captions could be any
     of several fields or, with fields of unknown meaning there, none.
     """
-    columns = list(dict.fromkeys(columns))
+    columns = list(columns)
     listing = ", ".join(columns)
+    if twice := [name for name, count in collections.Counter(columns).items() if count > 1]:
+        raise InputError(f"{source}: field {twice[0]!r} occurs twice; rename one")
     for name in (names.image, *names.captions, names.id):
         if columns and name not in ("", NO_FIELD, *columns):
             raise InputError(f"{source}: has no field {name!r}; its fields are {listing}")
@@ -119,7 +124,8 @@ def example_of(
 
     A field that is None is absent. The image is the path of a file (from `directory`), or a file's
     bytes, or a mapping with `bytes` or `path`. Captions are texts or lists of texts, and each is
-    kept once. An absent image or caption is left to the caller, but not both.
+    kept once, without the space around it. Texts may be bytes. An absent image or caption is left
+    to the caller, but not both.
     """
     try:
         if _STATUS in fields and _ERROR in fields and fields[_STATUS] != "success":
@@ -131,7 +137,7 @@ def example_of(
             raise _Unusable(Reason.MISSING_IMAGE, "has neither an image nor a caption")
         return RawExample(
             location=location,
-            id=_text(fields, names.id) or default_id,
+            id=_text(fields, names.id) or _utf8(default_id, "its name"),
             read_image=read_image,
             captions=captions,
             label=_text(fields, "label"),
@@ -139,7 +145,7 @@ def example_of(
             metadata=_metadata(fields, names),
         )
     except _Unusable as unusable:
-        return Dropped(location, unusable.reason, unusable.detail)
+        return Dropped(location, unusable.reason, one_line(unusable.detail))
 
 
 def _captions(fields: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
@@ -149,10 +155,10 @@ def _captions(fields: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, .
         for text in value if isinstance(value, list | tuple) else [value]:
             if text is None:
                 continue
-            if not isinstance(text, str):
+            if not isinstance(text, str | bytes):
                 raise _Unusable(Reason.BROKEN_ENTRY, f"{name} is no string or list of strings")
-            if text.strip():
-                found[_utf8(text.strip(), name)] = None
+            if caption := _utf8(text, name).strip():
+                found[caption] = None
     return tuple(found)
 
 
@@ -191,9 +197,9 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name) if name else None
     if value is None:
         return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    if isinstance(value, bool) or not isinstance(value, str | bytes | int):
         raise _Unusable(Reason.BROKEN_ENTRY, f"{name} is no string")
-    return _utf8(str(value), name)
+    return str(value) if isinstance(value, int) else _utf8(value, name)
 
 
 def _metadata(fields: Mapping[str, Any], names: FieldNames) -> dict[str, str]:
@@ -204,7 +210,7 @@ def _metadata(fields: Mapping[str, Any], names: FieldNames) -> dict[str, str]:
     for name, value in fields.items():
         if name in used or value is None:
             continue
-        text = value if isinstance(value, str) else _json(value)
+        text = value if isinstance(value, str | bytes) else _json(value)
         metadata[_free_name(_utf8(name, "a field's name"), fields)] = _utf8(text, name)
     return metadata
 
@@ -223,10 +229,22 @@ def _free_name(name: str, taken: Mapping[str, Any]) -> str:
     return name
 
 
-def _utf8(text: str, name: str) -> str:
-    """The text, unless it holds what UTF-8 cannot (JSON can name one half of a surrogate pair)."""
+def _utf8(text: str | bytes, name: str) -> str:
+    """The text, if UTF-8 it is (JSON's escapes can name what UTF-8 has no bytes for)."""
     try:
+        if isinstance(text, bytes):
+            return text.decode("utf-8-sig")  # some editors begin a file with a mark
         text.encode()
-    except UnicodeEncodeError as error:
-        raise _Unusable(Reason.INVALID_TEXT, f"{name} is no UTF-8 text ({error.reason})") from error
+    except UnicodeError as error:
+        raise _Unusable(Reason.INVALID_TEXT, f"{name} is no UTF-8 text") from error
     return text
+
+
+def one_line(text: str) -> str:
+    """What a source says as part of a message: printable, in one line, of limited length."""
+    printable = " ".join(text.encode(errors="backslashreplace").decode().split())
+    return (
+        printable
+        if len(printable) <= _MESSAGE_CHARACTERS
+        else printable[:_MESSAGE_CHARACTERS] + "..."
+    )

@@ -1,7 +1,7 @@
 """Which files a source's name means, and how they are read: local or remote, all alike.
 
 A name is a file, a directory, a glob pattern (`shards/*.tar`) or a pattern with braces
-(`shards/{00000..00012}.tar`). Remote ones (`gs://...`) are read through TensorFlow.
+(`shards/{00000..00012}.tar`). Remote ones (`gs://...`) are those that TensorFlow can read.
 """
 
 import contextlib
@@ -13,16 +13,17 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
-
-from etils import epath
 
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.errors import InputError
 
+_MAGIC = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 _BUFFER_BYTES = 2**20
+_REMOTE_REQUESTS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +38,8 @@ class File:
 class Found:
     """What a source's name stands for, as far as telling its format takes.
 
-    `files` are the paths of the files that it names, or of those directly in the directory that it
-    names; `folders` the directories in that. Both are sorted, hidden ones left out.
+    `files` are the paths that it stands for, whether they exist or not, or those of the files
+    directly in the directory that it names; `folders` the directories in that, without hidden ones.
     """
 
     name: str
@@ -57,12 +58,12 @@ def is_remote(path: str) -> bool:
 
 
 def find(name: str) -> Found:
-    """What is there. Nothing (no file, no folder) if the name is no path of anything."""
+    """What the name stands for."""
     if not is_directory(name):
-        return Found(name, files=tuple(path for path in _expanded(name) if is_file(path)))
-    listed = _listed(name)
-    folders = [path for path in listed if is_directory(path)]
-    return Found(name, True, tuple(sorted(set(listed) - set(folders))), tuple(folders))
+        return Found(name, files=tuple(_expanded(name)))
+    paths = listed(name)
+    folders = [path for path in paths if is_directory(path)]
+    return Found(name, True, tuple(sorted(set(paths) - set(folders))), tuple(folders))
 
 
 def matching_files(name: str, suffixes: tuple[str, ...]) -> list[File]:
@@ -71,7 +72,7 @@ def matching_files(name: str, suffixes: tuple[str, ...]) -> list[File]:
     InputError if there is none, or if one that a pattern with braces names is missing.
     """
     if is_directory(name):
-        paths = [path for path in _listed(name) if path.lower().endswith(suffixes)]
+        paths = [path for path in listed(name) if path.lower().endswith(suffixes)]
         if not paths:
             raise InputError(
                 f"{name}: holds no {' or '.join(suffixes)} file; name another directory"
@@ -83,44 +84,90 @@ def matching_files(name: str, suffixes: tuple[str, ...]) -> list[File]:
     return [file_at(path) for path in paths]
 
 
+def walk(directory: str) -> list[File]:
+    """All files below a directory but hidden ones, with paths from there. Links are followed.
+
+    A file that a link does not lead to counts 0 bytes. OSError if a directory cannot be read.
+    """
+    return list(_walk_remote(directory) if is_remote(directory) else _walk_local(directory))
+
+
+def _walk_local(directory: str) -> Iterator[File]:
+    folders = [""]
+    visited = set()  # a link may lead back up
+    while folders:
+        folder = folders.pop()
+        status = os.stat(os.path.join(directory, folder))
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        with os.scandir(os.path.join(directory, folder)) as entries:
+            found = [entry for entry in entries if entry.name[0] != "."]
+        for entry in sorted(found, key=lambda entry: entry.name):
+            path = os.path.join(folder, entry.name)
+            if entry.is_dir():
+                folders.append(path)
+            else:
+                yield File(path, entry.stat().st_size if entry.is_file() else 0)
+
+
+def _walk_remote(directory: str) -> Iterator[File]:
+    paths = [
+        posixpath.join(folder, name)
+        for folder, _, names in tf.io.gfile.walk(directory)
+        for name in names
+        if name[0] != "."
+    ]
+    with ThreadPoolExecutor(_REMOTE_REQUESTS) as pool:  # one request for each size
+        for path, file in zip(paths, pool.map(file_at, paths), strict=True):
+            yield File(path[len(directory) :].lstrip("/"), file.size_bytes)
+
+
 def file_at(path: str) -> File:
     """The file with its size. InputError if there is none."""
     try:
-        if is_remote(path):
-            return File(path, epath.Path(path).stat().length)
-        return File(path, os.stat(path).st_size)
+        size_bytes = tf.io.gfile.stat(path).length if is_remote(path) else os.stat(path).st_size
     except (OSError, ValueError, tf.errors.OpError) as error:
         raise InputError(f"{path}: cannot be read ({_reason(error)}); name a file") from error
+    return File(path, size_bytes)
 
 
-def is_file(path: str) -> bool:
-    """Whether a file is there, and no directory."""
-    if is_remote(path):
-        return epath.Path(path).exists() and not is_directory(path)
-    return os.path.isfile(path)
+# TensorFlow could answer for local paths, too, but not for names that are no UTF-8.
+
+
+def exists(path: str) -> bool:
+    """Whether anything is there."""
+    return tf.io.gfile.exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def is_directory(path: str) -> bool:
     """Whether a directory is there."""
-    return epath.Path(path).is_dir() if is_remote(path) else os.path.isdir(path)
+    return tf.io.gfile.isdir(path) if is_remote(path) else os.path.isdir(path)
+
+
+def listed(directory: str) -> list[str]:
+    """The paths in a directory but those of hidden files, sorted."""
+    names = tf.io.gfile.listdir(directory) if is_remote(directory) else os.listdir(directory or ".")
+    names = sorted(name.rstrip("/") for name in names)
+    return [posixpath.join(directory, name) for name in names if name[:1] != "."]
 
 
 def parent(path: str) -> str:
-    """The directory that the file is in."""
-    return posixpath.dirname(path) if is_remote(path) else os.path.dirname(path)
+    """The directory that the file is in; empty for the current one."""
+    return posixpath.dirname(path)
 
 
-def distinct_stems(files: Sequence[File]) -> list[str]:
-    """For each file a short name that no other has: its path from the common folder, no suffix."""
+def id_prefixes(files: Sequence[File]) -> list[str]:
+    """What goes before the ids of each file's examples, so that no two files share them.
+
+    Nothing for a single file, else its path from the folder that they have in common.
+    """
     if len(files) == 1:
-        return [_without_suffix(posixpath.basename(files[0].path))]
-    common = os.path.commonpath([parent(file.path) for file in files])
-    return [_without_suffix(file.path[len(common) :].lstrip("/")) for file in files]
-
-
-def _without_suffix(path: str) -> str:
-    folder, name = posixpath.split(path)
-    return posixpath.join(folder, name.split(".")[0] or name)
+        return [""]
+    paths = [file.path.split("/") for file in files]
+    levels = zip(*(path[:-1] for path in paths), strict=False)
+    common = sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, levels))
+    return ["/".join(path[common:]).rsplit(".", 1)[0] + "/" for path in paths]
 
 
 @contextlib.contextmanager
@@ -189,28 +236,21 @@ def _os_errors(path: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _listed(directory: str) -> list[str]:
-    """The paths in a directory but the hidden ones, sorted."""
-    names = (path.name for path in epath.Path(directory).iterdir())
-    return [posixpath.join(directory, name) for name in sorted(names) if name[:1] != "."]
+    # TensorFlow's begin with the path.
+    return (str(error).splitlines() or [type(error).__name__])[0].rpartition("; ")[2]
 
 
 def _expanded(name: str) -> list[str]:
     """The paths that a pattern stands for; the name itself where it is none or a file's own."""
-    if not is_remote(name) and os.path.exists(name):
-        return [name]
+    if exists(name):
+        return [name]  # whatever it has in its name
     paths = []
     for path in expand_braces(name):
-        if glob.has_magic(path):
-            paths += sorted(
-                tf.io.gfile.glob(path) if is_remote(path) else glob.glob(path, recursive=True)
-            )
+        if _MAGIC.search(path):
+            paths += sorted(tf.io.gfile.glob(path) if is_remote(path) else glob.glob(path))
         else:
             paths.append(path)
-    return paths
+    return list(dict.fromkeys(paths))
 
 
 def expand_braces(pattern: str) -> list[str]:

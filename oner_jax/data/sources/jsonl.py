@@ -68,13 +68,10 @@ def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[P
     InputError if there are none, or if their fields are not as `names` says.
     """
     found = files.matching_files(name, SUFFIXES)
-    stems = files.distinct_stems(found)
     return [
         part
-        for file, stem in zip(found, stems, strict=True)
-        for part in _file_parts(
-            file, f"{stem}/" if len(found) > 1 else "", examples_per_part, names
-        )
+        for file, prefix in zip(found, files.id_prefixes(found), strict=True)
+        for part in _file_parts(file, prefix, examples_per_part, names)
     ]
 
 

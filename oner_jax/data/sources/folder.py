@@ -1,0 +1,114 @@
+"""A folder of images with a text file of the same name beside each, at any depth.
+
+    photos/0001.jpg photos/0001.txt photos/trip/boat.png photos/trip/boat.txt
+
+The whole text is the caption. A `.json` of the same name adds what it says, more captions
+(`"captions": [...]`) among it. img2dataset's `files` output is such a folder. Links are followed,
+hidden files are not read.
+"""
+
+import dataclasses
+import itertools
+import posixpath
+from collections.abc import Iterator
+
+from oner_jax.data.sources import fields, files, img2dataset, sample
+from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason
+from oner_jax.errors import InputError
+
+_TEXTS = (*sample.CAPTIONS, sample.METADATA)
+
+_MAXIMUM_FOLDERS_TO_LOOK_IN = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Files below `directory` that follow one another; those of one example are together.
+
+    `size_bytes` is that of all of them.
+    """
+
+    directory: str
+    paths: tuple[str, ...]
+    size_bytes: int
+    examples: int
+    names: fields.FieldNames
+
+    @property
+    def name(self) -> str:
+        """The first file."""
+        return posixpath.join(self.directory, self.paths[0])
+
+    def read(self) -> Iterator[RawExample | Dropped]:
+        """An entry for each image, and for each text without one. Images are not read yet."""
+        named = ((*_stem_and_ending(path), path) for path in self.paths)
+        for stem, paths in sample.grouped(named):
+            location = fields.one_line(posixpath.join(self.directory, stem))
+            try:
+                contents = {ending: self._content(ending, path) for ending, path in paths.items()}
+            except FileNotFoundError as error:  # removed since, or a link to nowhere
+                yield Dropped(location, Reason.MISSING_CAPTION, fields.one_line(str(error)))
+                continue
+            yield from sample.sample_entries(
+                contents,
+                self.names,
+                location=location,
+                default_id=stem,
+                directory=self.directory,
+            )
+
+    def _content(self, ending: str, path: str) -> bytes | str:
+        """The bytes of a text, the path of an image."""
+        if ending in sample.IMAGES:
+            return path
+        return files.read_file(posixpath.join(self.directory, path))
+
+
+def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[Part]:
+    """Ranges of about `examples_per_part` examples of the folder, then img2dataset's logs in it.
+
+    InputError if the name is no directory, or holds no image or text.
+    """
+    name = name.rstrip("/") or name
+    if not files.is_directory(name):
+        raise InputError(f"{name}: is no directory; name one with images and texts")
+    named = [(*_stem_and_ending(file.path), file) for file in files.walk(name)]
+    read = [item for item in named if item[1] in (*sample.IMAGES, *_TEXTS)]
+    read.sort(key=lambda item: (*item[:2], item[2].path))
+    groups = (
+        list(group.values())
+        for _, group in sample.grouped(read)
+        if set(group) != {sample.METADATA}  # alone it describes something else
+    )
+    found: list[Part] = []
+    while some := list(itertools.islice(groups, examples_per_part)):
+        members = [file for group in some for file in group]
+        size_bytes = sum(file.size_bytes for file in members)
+        paths = tuple(file.path for file in members)
+        found.append(Samples(name, paths, size_bytes, len(some), names))
+    if not found:
+        raise InputError(f"{name}: holds no image and no text; name the folder that does")
+    logs = img2dataset.logs_beside([name, *files.find(name).folders])
+    return [*found, *map(img2dataset.LoggedFailures, logs.values())]
+
+
+def recognises(found: files.Found) -> bool:
+    """Whether the first images that are found in a directory have texts beside them."""
+    folders = [found.name] if found.is_directory else []
+    for _ in range(_MAXIMUM_FOLDERS_TO_LOOK_IN):
+        if not folders:
+            return False
+        inside = files.find(folders.pop(0))
+        stems = {
+            kind: {stem for stem, ending in map(_stem_and_ending, inside.files) if ending in kind}
+            for kind in (sample.IMAGES, _TEXTS)
+        }
+        if stems[sample.IMAGES]:
+            return bool(stems[sample.IMAGES] & stems[_TEXTS])
+        folders = [*inside.folders, *folders]
+    return False
+
+
+def _stem_and_ending(path: str) -> tuple[str, str]:
+    stem, ending = posixpath.splitext(path)
+    return stem, ending[1:].lower()
