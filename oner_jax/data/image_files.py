@@ -11,10 +11,11 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-from oner_jax.data.images import PNG_BITS_OFFSET
-
 # Decoding 64 million pixels takes 256 MB; a "decompression bomb" asks for far more.
 MAXIMUM_PIXELS = 64_000_000
+
+# Where a PNG says how many bits a channel (or palette index) has.
+PNG_BITS_OFFSET = 24
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = 1

@@ -2,21 +2,28 @@
 
 Records hold JPEG, PNG of at least 8 bits, or WebP (ingest turns everything else into one of them,
 and applies a JPEG's EXIF orientation). Grey images become RGB; transparency is composited on white.
-Crops are computed for a whole batch at once in NumPy, from the sizes that records carry.
+Crops are computed for a whole batch at once in NumPy, from the sizes that records carry; how many
+pixels a file would unfold to is read from its own header, before memory is taken for them.
 
 A crop box is (top, left, height, width) in pixels.
 """
+
+import functools
 
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
 from oner_jax.data.host_tensorflow import tf
+from oner_jax.data.image_files import MAXIMUM_PIXELS, PNG_BITS_OFFSET
 
 # The range of shapes (width / height, relative to the image's own) that training crops take.
 ASPECT_RANGE = (3 / 4, 4 / 3)
 
-# Where a PNG says how many bits a channel (or palette index) has.
-PNG_BITS_OFFSET = 24
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (by its cosine transform, which skips the work)
+# if that leaves this many times the pixels of the result on either side. From 1.5 on, the result is
+# as close to an antialiased shrink of the whole picture as without (tests/data/test_images.py).
+_REDUCTIONS = (1, 2, 4, 8)
+_REDUCED_OVERSIZE = 1.5
 
 _PNG_START = b"\x89PNG"
 _WEBP_START = b"RIFF"
@@ -60,37 +67,19 @@ def decode_crop_resize(
 ) -> tf.Tensor:
     """Pixels uint8 [size, size, 3] of one encoded image's box, mirrored left to right if asked.
 
-    Raises tf.errors.InvalidArgumentError if the bytes are no whole JPEG, PNG or WebP, or the box
-    sticks out of the image.
+    The edges of a box in a JPEG much larger than `size` are moved by at most a third of a pixel of
+    the result. Raises tf.errors.InvalidArgumentError if the bytes are no whole JPEG, PNG or WebP,
+    by their header unfold to more than MAXIMUM_PIXELS, or the box sticks out of the image.
     """
-
-    def jpeg() -> tf.Tensor:
-        # Blocks outside the box are never decoded. The default transform is off by up to 16 levels.
-        pixels = tf.io.decode_and_crop_jpeg(encoded, box, channels=3, dct_method="INTEGER_ACCURATE")
-        return tf.cast(pixels, tf.float32)
-
-    def png() -> tf.Tensor:
-        # TensorFlow gives pictures of fewer bits a wrong opacity.
-        bits = tf.io.decode_raw(tf.strings.substr(encoded, PNG_BITS_OFFSET, 1), tf.uint8)[0]
-        tf.debugging.Assert(bits >= 8, ["PNG with", bits, "bits per channel, fewer than 8"])
-        # Four channels always: with the file's own number, palettes would come out grey.
-        return _on_white(_crop(tf.io.decode_png(encoded, channels=4), box))
-
-    def webp() -> tf.Tensor:
-        pixels = _crop(tf.io.decode_webp(encoded)[0], box)
-        return tf.cond(
-            tf.shape(pixels)[-1] == 4,
-            lambda: _on_white(pixels),
-            lambda: tf.cast(pixels, tf.float32),
-        )
-
     start = tf.strings.substr(encoded, 0, 4)
     branch = tf.cast(start == _PNG_START, tf.int32) + 2 * tf.cast(start == _WEBP_START, tf.int32)
-    pixels = _resize(tf.switch_case(branch, [jpeg, png, webp]), box, size)
-    pixels = tf.saturate_cast(tf.round(pixels), tf.uint8)
-    return tf.ensure_shape(
-        tf.cond(mirror, lambda: pixels[:, ::-1], lambda: pixels), [size, size, 3]
-    )
+    kinds = [functools.partial(decode, encoded, box) for decode in (_png, _webp)]
+    pixels = tf.switch_case(branch, [functools.partial(_jpeg, encoded, box, size), *kinds])
+    # Means of values in [0, 255] stay there, so that rounding needs no clipping.
+    pixels = tf.cast(_resize(pixels, size) + 0.5, tf.uint8)
+    # tf.reverse moves whole pixels; slicing with step -1 takes as long as a third of the decoding.
+    pixels = tf.cond(mirror, lambda: tf.reverse(pixels, [1]), lambda: pixels)
+    return tf.ensure_shape(pixels, [size, size, 3])
 
 
 def check_decodes(encoded: bytes, height: int, width: int) -> None:
@@ -105,6 +94,81 @@ def _decode_whole(encoded: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     return decode_crop_resize(encoded, box, tf.constant(False), 1)
 
 
+def _jpeg(encoded: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
+    """Float pixels of a JPEG's box, at the smallest scale that is enough for `size`."""
+    shape = tf.image.extract_jpeg_shape(encoded)
+    _check_pixels(shape[0], shape[1])
+    edges = tf.reshape(tf.concat([box[:2], box[:2] + box[2:]], 0), [2, 2])
+    _assert(tf.reduce_all(edges[1] <= shape[:2]), ["box", box, "in a picture of", shape])
+
+    def decode(reduction: int) -> tf.Tensor:
+        first, last = tf.unstack((edges + reduction // 2) // reduction)
+        # Blocks outside the box are never decoded. The default transform is off by up to 16 levels.
+        return tf.io.decode_and_crop_jpeg(
+            encoded,
+            tf.concat([first, last - first], 0),
+            channels=3,
+            ratio=reduction,
+            dct_method="INTEGER_ACCURATE",
+        )
+
+    enough = [int(reduction * _REDUCED_OVERSIZE * size) for reduction in _REDUCTIONS[1:]]
+    index = tf.reduce_sum(tf.cast(tf.reduce_min(box[2:]) >= enough, tf.int32))
+    branches = [functools.partial(decode, reduction) for reduction in _REDUCTIONS]
+    return tf.cast(tf.switch_case(index, branches), tf.float32)
+
+
+def _png(encoded: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    sides = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
+    _check_pixels(sides[0], sides[1])
+    # TensorFlow gives pictures of fewer bits a wrong opacity.
+    bits = tf.io.decode_raw(tf.strings.substr(encoded, PNG_BITS_OFFSET, 1), tf.uint8)[0]
+    _assert(bits >= 8, ["PNG with", bits, "bits per channel, fewer than 8"])
+    # Four channels always: with the file's own number, palettes would come out grey.
+    return _on_white(_crop(tf.io.decode_png(encoded, channels=4), box))
+
+
+def _webp(encoded: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    """Its three kinds say their size in different places (RFC 9649, RFC 6386)."""
+
+    def integer(offset: int) -> tf.Tensor:
+        return tf.io.decode_raw(tf.strings.substr(encoded, offset, 4), tf.int32)[0]
+
+    def lossy() -> tuple[tf.Tensor, tf.Tensor]:
+        sides = integer(26)
+        return sides & 0x3FFF, (sides // 2**16) & 0x3FFF
+
+    def lossless() -> tuple[tf.Tensor, tf.Tensor]:
+        sides = integer(21)
+        return (sides & 0x3FFF) + 1, ((sides // 2**14) & 0x3FFF) + 1
+
+    def extended() -> tuple[tf.Tensor, tf.Tensor]:
+        # All pictures of an animation would be decoded before the first could be taken.
+        _assert(integer(20) & 2 == 0, ["animated WebP"])
+        return (integer(24) & 0xFFFFFF) + 1, (integer(27) & 0xFFFFFF) + 1
+
+    kind = tf.strings.substr(encoded, 12, 4)
+    branch = tf.cast(kind == b"VP8L", tf.int32) + 2 * tf.cast(kind == b"VP8X", tf.int32)
+    _check_pixels(*tf.switch_case(branch, [lossy, lossless, extended]))
+    pixels = _crop(tf.io.decode_webp(encoded)[0], box)
+    return tf.cond(
+        tf.shape(pixels)[-1] == 4,
+        lambda: _on_white(pixels),
+        lambda: tf.cast(pixels, tf.float32),
+    )
+
+
+def _assert(condition: tf.Tensor, data: list) -> None:
+    """The operation alone: tf.debugging.Assert puts it into a branch, which takes longer."""
+    tf.raw_ops.Assert(condition=condition, data=data)
+
+
+def _check_pixels(height: tf.Tensor, width: tf.Tensor) -> None:
+    pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+    fits = pixels <= MAXIMUM_PIXELS
+    _assert(fits, [height, "x", width, f"pixels, more than {MAXIMUM_PIXELS:,}"])
+
+
 def _crop(pixels: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     # tf.slice, unlike indexing, fails on a box that sticks out.
     return tf.slice(pixels, [box[0], box[1], 0], [box[2], box[3], -1])
@@ -116,13 +180,13 @@ def _on_white(pixels: tf.Tensor) -> tf.Tensor:
     return (values[..., :3] - 255.0) * (values[..., 3:] / 255.0) + 255.0
 
 
-def _resize(pixels: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
+def _resize(pixels: tf.Tensor, size: int) -> tf.Tensor:
     """Antialiased: the mean over each output pixel's area when both sides shrink, else triangular.
 
     The area filter needs a quarter of the other's time, but repeats pixels when it enlarges.
     """
     images = pixels[tf.newaxis]
-    shrinks = tf.reduce_all(box[2:] >= size)
+    shrinks = tf.reduce_all(tf.shape(pixels)[:2] >= size)
     return tf.cond(
         shrinks,
         lambda: tf.raw_ops.ResizeArea(images=images, size=[size, size]),
