@@ -4,14 +4,51 @@ A format is a row of `FORMATS`: how to recognise it and how to cut it into parts
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from oner_jax.data.sources import delimited, files, folder, jsonl, parquet, webdataset
+from oner_jax.data.sources import (
+    class_folders,
+    coco,
+    delimited,
+    files,
+    folder,
+    jsonl,
+    karpathy,
+    parquet,
+    tfds,
+    tfrecord,
+    visual_genome,
+    webdataset,
+)
 from oner_jax.data.sources.fields import FieldNames
 from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason
 from oner_jax.errors import InputError
 
-__all__ = ["FORMATS", "Dropped", "FieldNames", "Part", "RawExample", "Reason", "open_source"]
+__all__ = [
+    "FORMATS",
+    "Dropped",
+    "FieldNames",
+    "Options",
+    "Part",
+    "RawExample",
+    "Reason",
+    "open_source",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What some formats can be told beside the name; empty: not told. Also the names of flags.
+
+    `image_directory`: where the pictures of an annotation file are. `class_names`: a file that says
+    what classes are called. `data_dir`: where TFDS keeps what it prepared. `splits`: the only ones
+    to read.
+    """
+
+    image_directory: str = ""
+    class_names: str = ""
+    data_dir: str = ""
+    splits: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,21 +56,52 @@ class Format:
     """A kind of source: `recognises` what a name stands for, and gives the `parts` of it.
 
     `parts(name, examples_per_part, names)` raises InputError for what no part can say: that there
-    are no such files, or other fields than `names` says.
+    are no such files, or other fields than `names` says. It also takes, by name, those of `Options`
+    that the format has a use for.
     """
 
     description: str
     recognises: Callable[[files.Found], bool]
-    parts: Callable[[str, int, FieldNames], list[Part]]
+    parts: Callable[..., list[Part]]
+    options: tuple[str, ...] = ()
 
 
 # The first that recognises a name reads it. Tables stand beside the archives that they list, and
 # lie in one folder with the images whose paths they hold.
 FORMATS: dict[str, Format] = {
+    "tfds": Format(
+        "set that TensorFlow Datasets has prepared: tfds:NAME, or its directory",
+        tfds.recognises,
+        tfds.parts,
+        ("data_dir", "class_names", "splits"),
+    ),
+    "karpathy": Format(
+        "Karpathy's splits of COCO and Flickr30k: dataset_coco.json",
+        karpathy.recognises,
+        karpathy.parts,
+        ("image_directory",),
+    ),
+    "coco": Format(
+        "COCO's own captions: captions_train2014.json",
+        coco.recognises,
+        coco.parts,
+        ("image_directory",),
+    ),
+    "visual_genome": Format(
+        "Visual Genome's region_descriptions.json",
+        visual_genome.recognises,
+        visual_genome.parts,
+        ("image_directory",),
+    ),
     "webdataset": Format(
         "tar archives of images, texts and JSON (img2dataset's, webdataset's)",
         lambda found: found.has(*webdataset.SUFFIXES),
         webdataset.parts,
+    ),
+    "tfrecord": Format(
+        "TFRecord files with a feature per field (img2dataset's)",
+        lambda found: found.has(*tfrecord.SUFFIXES),
+        tfrecord.parts,
     ),
     "jsonl": Format(
         "one JSON object a line, with the path of an image",
@@ -55,6 +123,12 @@ FORMATS: dict[str, Format] = {
         folder.recognises,
         folder.parts,
     ),
+    "class_folders": Format(
+        "folder for each class of pictures, as ImageNet comes",
+        class_folders.recognises,
+        class_folders.parts,
+        ("class_names", "splits"),
+    ),
 }
 
 
@@ -64,11 +138,13 @@ def open_source(
     *,
     examples_per_part: int,
     names: FieldNames | None = None,
+    options: Options | None = None,
 ) -> list[Part]:
-    """The parts of a source: a path, local or remote, or a pattern of paths.
+    """The parts of a source: a path, local or remote, a pattern of paths, or `tfds:NAME`.
 
     `source_format` is a key of `FORMATS`, empty to find it out. Raises InputError if that cannot be
-    done, if there is nothing by that name, or if its fields are not as `names` says.
+    done, if there is nothing by that name, if its fields are not as `names` says, or if the format
+    has no use for one of the options.
     """
     if examples_per_part < 1:
         raise ValueError(f"examples_per_part is {examples_per_part}")
@@ -76,7 +152,20 @@ def open_source(
         source_format = _recognised(name)
     if source_format not in FORMATS:
         raise InputError(f"source format {source_format!r} is unknown; give {_choices()}")
-    return FORMATS[source_format].parts(name, examples_per_part, names or FieldNames())
+    given = {
+        option: value for option, value in dataclasses.asdict(options or Options()).items() if value
+    }
+    _check_use(source_format, given)
+    return FORMATS[source_format].parts(name, examples_per_part, names or FieldNames(), **given)
+
+
+def _check_use(source_format: str, given: Iterable[str]) -> None:
+    for option in given:
+        if option not in FORMATS[source_format].options:
+            users = [key for key, other in FORMATS.items() if option in other.options]
+            raise InputError(
+                f"--{option}: is for {', '.join(users)}; the format here is {source_format}"
+            )
 
 
 def _recognised(name: str) -> str:

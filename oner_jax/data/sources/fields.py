@@ -36,7 +36,7 @@ ID_NAMES = ("id", "key", "uid", "__key__")
 _IGNORED = ("width", "height")
 _KNOWN = ("label", "split", *_IGNORED)
 # img2dataset's account of an image; the two stand together in all it writes.
-_STATUS, _ERROR = "status", "error_message"
+_STATUS, _ERROR, _SUCCESS = "status", "error_message", "success"
 
 _MESSAGE_CHARACTERS = 200
 
@@ -76,8 +76,8 @@ def resolve(names: FieldNames, columns: Iterable[str], source: str) -> FieldName
     for name in (names.image, *names.captions, names.id):
         if columns and name not in ("", NO_FIELD, *columns):
             raise InputError(f"{source}: has no field {name!r}; its fields are {listing}")
-    images = (names.image,) if names.image else _guess("image", columns, source)
-    captions = names.captions or _guess("caption", columns, source)
+    images = (names.image,) if names.image else guess("image", columns, source)
+    captions = names.captions or guess("caption", columns, source)
     identifier = names.id or next((name for name in ID_NAMES if name in columns), "id")
     unknown = set(columns) - {*images, *captions, identifier, *_KNOWN}
     for option, found in (("image", images), ("caption", captions)):
@@ -97,7 +97,7 @@ def _or_empty(name: str) -> str:
     return "" if name == NO_FIELD else name
 
 
-def _guess(option: str, columns: list[str], source: str) -> tuple[str, ...]:
+def guess(option: str, columns: list[str], source: str) -> tuple[str, ...]:
     """Our own names if one is there, else the only field with a usual name; nothing if none has."""
     if _ERROR in columns and option == "caption" and "txt" in columns:
         return (*_OURS[option], "txt")  # img2dataset writes the caption twice
@@ -128,9 +128,9 @@ def example_of(
     to the caller, but not both.
     """
     try:
-        if _STATUS in fields and _ERROR in fields and fields[_STATUS] != "success":
-            error = fields[_ERROR] or fields[_STATUS]
-            raise _Unusable(Reason.NOT_DOWNLOADED, str(error))
+        status = _text(fields, _STATUS) if _STATUS in fields and _ERROR in fields else _SUCCESS
+        if status != _SUCCESS:
+            raise _Unusable(Reason.NOT_DOWNLOADED, _text(fields, _ERROR) or status)
         captions = _captions(fields, names.captions)
         read_image = _image(fields.get(names.image) if names.image else None, directory)
         if read_image is None and not captions:

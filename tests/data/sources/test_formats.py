@@ -17,6 +17,7 @@ WRITERS = {
     "parquet_with_images": written.write_parquet_with_images,
     "folder": written.write_folder,
     "webdataset": written.write_webdataset,
+    "tfrecord": written.write_tfrecord,
 }
 EXAMPLES = written.examples()
 
@@ -47,7 +48,7 @@ def test_parts_can_be_sent_to_another_process_and_tell_when_files_change(source)
 def test_a_changed_file_changes_a_part(tmp_path, kind):
     source = WRITERS[kind](tmp_path / "data", EXAMPLES)
     before = sources.open_source(str(source), examples_per_part=7)
-    read = (".jsonl", ".csv", ".tsv", ".parquet", ".tar", ".txt")
+    read = (".jsonl", ".csv", ".tsv", ".parquet", ".tar", ".tfrecord", ".txt")
     changed = max(path for path in (tmp_path / "data").rglob("*") if path.suffix in read)
     changed.write_bytes(changed.read_bytes() + b"\n")
     after = sources.open_source(str(source), examples_per_part=7)
@@ -68,7 +69,7 @@ def test_what_cannot_be_a_source_is_said(tmp_path):
             sources.open_source(name, examples_per_part=10)
         assert message in str(error.value)
         assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="'docx' is unknown; give one of webdataset"):
+    with pytest.raises(InputError, match="'docx' is unknown; give one of tfds, "):
         sources.open_source(str(tmp_path), "docx", examples_per_part=10)
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset
 
+from oner_jax.data.host_tensorflow import tf
 from oner_jax.data.sources import Dropped, Part, RawExample, Reason, open_source
 from tests.data.samples import encoded, picture
 
@@ -158,6 +159,24 @@ def write_webdataset(folder: Path, items: list[Example]) -> Path:
                     }
                 )
     return folder / "{00000..00002}.tar"
+
+
+def write_tfrecord(folder: Path, items: list[Example]) -> Path:
+    """Three files with a feature per field, by TensorFlow."""
+    folder.mkdir(parents=True)
+    for n in range(3):
+        with tf.io.TFRecordWriter(str(folder / f"{n:05d}.tfrecord")) as writer:
+            for item in items[n * 10 : (n + 1) * 10]:
+                texts = {name: [str(text).encode()] for name, text in item.texts.items()}
+                texts["captions"] = [caption.encode() for caption in item.captions]
+                values = {"image": [item.image], **texts}
+                feature = {
+                    name: tf.train.Feature(bytes_list=tf.train.BytesList(value=value))
+                    for name, value in values.items()
+                }
+                example = tf.train.Example(features=tf.train.Features(feature=feature))
+                writer.write(example.SerializeToString())
+    return folder
 
 
 def sample_json(item: Example) -> dict[str, Any]:
