@@ -8,41 +8,79 @@ each is put in the middle of a transparent square before it is shrunk.
 """
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from absl import flags
+from etils import epath
 
 from oner_jax.data.command_line import required
 from oner_jax.data.image_files import ImageOptions
-from oner_jax.data.ingest import IngestOptions, write_dataset
-from oner_jax.data.sources import RawExample, read_jsonl
+from oner_jax.data.ingest import write_dataset
+from oner_jax.data.ingestion import report
+from oner_jax.data.ingestion.options import ConversionOptions, IngestOptions, SourceName
+from oner_jax.data.ingestion.processes import ProcessRunner
+from oner_jax.data.sources import Dropped, Part, RawExample, open_source
 from oner_jax.errors import run_program
 
 # 16,573 pictures must fit into 40 MB with their texts.
 OPTIONS = IngestOptions(
-    images=ImageOptions(maximum_side=96, quality=80, alpha_quality=60, pad_to_square=True),
+    ConversionOptions(
+        ImageOptions(maximum_side=96, quality=80, alpha_quality=60, pad_to_square=True)
+    ),
     validation_fraction=0.0,
     vocabulary_size=4096,
     shard_bytes=16 * 2**20,
 )
 
 METADATA = ("group", "subgroup", "concept", "source", "license")
+EXAMPLES_PER_PART = 500
 
 
-def embedded_examples(source: Path) -> Iterator[RawExample]:
-    """The source's examples with the metadata that evaluation and attribution need."""
-    for example in read_jsonl(source / "pairs.jsonl"):
-        kept = {key: example.metadata[key] for key in METADATA}
-        yield dataclasses.replace(example, metadata=kept)
+@dataclasses.dataclass(frozen=True)
+class EmbeddedPart:
+    """A part of the source, with the metadata alone that evaluation and attribution need."""
+
+    part: Part
+
+    @property
+    def name(self) -> str:
+        """As the part's."""
+        return self.part.name
+
+    @property
+    def examples(self) -> int | None:
+        """As the part's."""
+        return self.part.examples
+
+    def read(self) -> Iterator[RawExample | Dropped]:
+        """Its entries."""
+        for entry in self.part.read():
+            if isinstance(entry, RawExample):
+                kept = {key: entry.metadata[key] for key in METADATA}
+                entry = dataclasses.replace(entry, metadata=kept)
+            yield entry
+
+
+def build(source: str, output: str, options: IngestOptions) -> None:
+    """Writes the splits and the tokenizer of a directory of pairs.jsonl and images."""
+    name = os.path.join(source, "pairs.jsonl")
+    parts = open_source(name, "jsonl", examples_per_part=EXAMPLES_PER_PART)
+    write_dataset(
+        [EmbeddedPart(part) for part in parts],
+        SourceName("pairs.jsonl", "jsonl"),
+        output,
+        options,
+        ProcessRunner(0),
+    )
 
 
 def main(_: Sequence[str]) -> None:
-    """Writes the splits and the tokenizer."""
-    source, output = map(Path, required("source", "output"))
-    counts = write_dataset(lambda: embedded_examples(source), output, OPTIONS)
-    for name, examples in counts.items():
-        print(f"{output / name}: {examples:,} examples")
+    """Builds, and says what was built."""
+    source, output = required("source", "output")
+    build(source, output, OPTIONS)
+    for line in report.summary(epath.Path(output)):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,28 @@
 """Image files of any kind to what records hold: upright JPEG, PNG or WebP of bounded size.
 
-Used once, when data are ingested. Pillow reads the file, so whatever it reads is accepted: GIF and
-other animations give their first frame. A file that is fine as it is keeps its bytes.
+Used once, when data are ingested. Pillow reads the file; GIF and other animations give their first
+frame. A file that is fine as it is keeps its bytes.
 """
 
+import contextlib
 import dataclasses
+import functools
 import io
+import math
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from oner_jax.data.sources.raw import Reason
 
 # Decoding 64 million pixels takes 256 MB; a "decompression bomb" asks for far more.
 MAXIMUM_PIXELS = 64_000_000
+
+# Of all that Pillow reads, formats that pictures come in. The rest is fit for a hostile file: some
+# have no signature, and PostScript would start another program.
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 # Where a PNG says how many bits a channel (or palette index) has.
 PNG_BITS_OFFSET = 24
@@ -21,12 +31,24 @@ _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = 1
 
 
+class UnfitImage(ValueError):
+    """A file that gives no picture. The message says what is wrong with it."""
+
+    def __init__(self, reason: Reason, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple:
+        return UnfitImage, (self.reason, str(self))
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageOptions:
     """How images are stored.
 
-    Pictures whose longer side exceeds `maximum_side` pixels are shrunk to it. Re-encoded pictures
-    become JPEG if they were, else WebP, at these qualities (0-100, the encoders' own scales).
+    Pictures whose longer side exceeds `maximum_side` pixels are shrunk to it (0: none is).
+    Re-encoded pictures become JPEG if they were, else WebP, at these qualities (0-100, the
+    encoders' own scales).
     `pad_to_square` puts each picture in the middle of a transparent square, so that no centre crop
     cuts it, and re-encodes all.
     """
@@ -46,37 +68,63 @@ class StoredImage:
     width: int
 
 
+def size_in_pixels(file: bytes) -> tuple[int, int]:
+    """Width and height that the file's header promises. UnfitImage if it cannot be read."""
+    return _opened(file).size
+
+
 def stored_image(file: bytes, options: ImageOptions) -> StoredImage:
-    """The file's picture as a record holds it. ValueError, saying why, if it cannot be decoded."""
-    image = open_image(file)
-    as_it_is = (
-        _training_reads(image, file)
-        and image.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) == _UPRIGHT
-        and max(image.size) <= options.maximum_side
-        and not options.pad_to_square
-    )
-    if as_it_is:
-        return StoredImage(file, image.height, image.width)
-    return _reencoded(image, options)
+    """The file's picture as a record holds it. UnfitImage if it cannot be decoded.
+
+    A file that keeps its bytes is not decoded here: only training's decoder can say that it reads
+    them (`images.check_decodes`).
+    """
+    image = _opened(file)
+    with _reading():
+        if _is_fit(image, file, options):
+            return StoredImage(file, image.height, image.width)
+        return _reencoded(image, options)
 
 
 def open_image(file: bytes) -> Image.Image:
-    """The decoded file. ValueError, saying why, if it cannot be decoded."""
+    """The decoded file. UnfitImage, saying why, if it cannot be decoded."""
+    image = _opened(file)
+    with _reading():
+        image.load()
+    return image
+
+
+def _opened(file: bytes) -> Image.Image:
+    """The file with its header read and no pixel decoded."""
+    with _reading():
+        image = Image.open(io.BytesIO(file), formats=_known_formats())
+    if image.width * image.height > MAXIMUM_PIXELS:
+        raise UnfitImage(Reason.TOO_MANY_PIXELS, f"{image.width} x {image.height} pixels")
+    return image
+
+
+@functools.cache
+def _known_formats() -> list[str]:
+    """Those of `FORMATS` that this build of Pillow has."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Whatever Pillow makes of a damaged file ends as UnfitImage."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images and of oddities that it survives; ours is the limit.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(file))
-            if image.width * image.height > MAXIMUM_PIXELS:
-                raise ValueError(
-                    f"{image.width} x {image.height} pixels, more than {MAXIMUM_PIXELS:,}"
-                )
-            image.load()
+            yield
     except Image.DecompressionBombError as error:
-        raise ValueError(f"more than {MAXIMUM_PIXELS:,} pixels") from error
-    except (OSError, SyntaxError, EOFError) as error:
-        raise ValueError(str(error).replace("\n", " ")) from error
-    return image
+        raise UnfitImage(Reason.TOO_MANY_PIXELS, f"more than {MAXIMUM_PIXELS:,} pixels") from error
+    except UnidentifiedImageError as error:  # its message names a place in memory
+        raise UnfitImage(Reason.UNDECODABLE_IMAGE, "no picture of a known format") from error
+    except Exception as error:  # its decoders raise nearly everything, struct.error to MemoryError
+        message = str(error).replace("\n", " ") or type(error).__name__
+        raise UnfitImage(Reason.UNDECODABLE_IMAGE, message) from error
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -92,6 +140,20 @@ def _upright(image: Image.Image) -> Image.Image:
     if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
         upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
     return upright
+
+
+def _is_fit(image: Image.Image, file: bytes, options: ImageOptions) -> bool:
+    """Whether the file can be stored as it is."""
+    return (
+        _training_reads(image, file)
+        and not options.pad_to_square
+        and not _exceeds(image, options.maximum_side)
+        and image.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) == _UPRIGHT
+    )
+
+
+def _exceeds(image: Image.Image, maximum_side: int) -> bool:
+    return max(image.size) > maximum_side > 0
 
 
 def _training_reads(image: Image.Image, file: bytes) -> bool:
@@ -110,11 +172,18 @@ def _reencoded(image: Image.Image, options: ImageOptions) -> StoredImage:
     """Upright, shrunk, padded and encoded."""
     # MPO is what some cameras write: a JPEG with further pictures behind it.
     as_jpeg = image.format in ("JPEG", "MPO") and not options.pad_to_square
+    shrinks = _exceeds(image, options.maximum_side)
+    if shrinks and as_jpeg:
+        # A JPEG decodes to an eighth, a quarter or half of its size for less. The smallest that is
+        # twice the size wanted, or larger, leaves the result to the filter below.
+        factor = 2 * options.maximum_side / max(image.size)
+        image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
     upright = _upright(image)
     transparent = upright.has_transparency_data or options.pad_to_square
     pixels = upright.convert("RGBA" if transparent else "RGB")
-    # Pillow weighs colours by their opacity here, so hidden colours do not bleed into edges.
-    pixels.thumbnail((options.maximum_side, options.maximum_side), Image.Resampling.LANCZOS)
+    if shrinks:
+        # Pillow weighs colours by their opacity here, so hidden colours do not bleed into edges.
+        pixels.thumbnail((options.maximum_side, options.maximum_side), Image.Resampling.LANCZOS)
     if options.pad_to_square:
         side = max(pixels.size)
         square = Image.new("RGBA", (side, side))

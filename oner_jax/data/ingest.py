@@ -1,254 +1,178 @@
-"""Own data to records: a JSONL file of image paths and captions becomes a directory of splits.
+"""Other people's data to records: a source of pictures and captions becomes a directory of splits.
 
     python -m oner_jax.data.ingest --source=pairs.jsonl --output=DIR
 
 Every image is decoded once, so that training meets none it cannot read. Examples go to the split
 that their `split` field names; those without one go to DIR/train, or to DIR/val for a fraction of
-captions chosen by hash, so that equal captions are always on the same side. DIR appears when
-everything is in it.
+captions chosen by hash, so that equal captions are always on the same side. Nothing in a source is
+fatal: what becomes no record is counted by reason in the manifests and listed in
+DIR/dropped.jsonl.
+
+DIR appears when everything is in it. After a kill, the same command continues from what is
+finished; whatever kills there were, and however many processes, the bytes are the same.
+`oner_jax.data.ingest_beam` does the same on many machines.
 """
 
 import collections
-import dataclasses
-import os
-import re
-import shutil
+import errno
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from absl import flags
+from etils import epath
 
-from oner_jax.data import images, records, text
-from oner_jax.data.command_line import required
-from oner_jax.data.host_tensorflow import tf
-from oner_jax.data.image_files import ImageOptions, stored_image
+from oner_jax.data import records, text
+from oner_jax.data.ingestion import (
+    command_line,
+    decisions,
+    part_files,
+    report,
+    writing,
+)
+from oner_jax.data.ingestion.options import ConversionOptions, IngestOptions, SourceName
+from oner_jax.data.ingestion.processes import ProcessRunner
+from oner_jax.data.ingestion.staging import Staging
 from oner_jax.data.progress import Progress
-from oner_jax.data.sources import RawExample, read_jsonl
-from oner_jax.errors import InputError, run_program
+from oner_jax.data.sources import Part
+from oner_jax.errors import InputError, Preempted, run_program
 
-TRAIN = "train"
-VALIDATION = "val"
 TOKENIZER_FILE = "tokenizer.model"
 
-_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+Task = TypeVar("Task")
 
 
-@dataclasses.dataclass(frozen=True)
-class IngestOptions:
-    """What is made of the raw examples. `vocabulary_size` 0 trains no tokenizer."""
+@runtime_checkable
+class Runner(Protocol):
+    """Does `function` for every task, somewhere, in any order; gives a task when it is done.
 
-    images: ImageOptions = dataclasses.field(default_factory=ImageOptions)
-    validation_fraction: float = 0.05
-    vocabulary_size: int = 0
-    shard_bytes: int = 256 * 2**20
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitRule:
-    """Which split an example belongs to.
-
-    Without a split of its own it is held out when its caption's hash is below the threshold.
+    Both must be picklable, and what is done twice does no harm. `examples` is how many they have
+    together, where that is known.
     """
 
-    threshold: int
-
-    def __call__(self, example: RawExample) -> str:
-        if example.split:
-            return example.split
-        return VALIDATION if _main_caption_hash(example) < self.threshold else TRAIN
+    def __call__(
+        self, function: Callable[[Task], object], tasks: Sequence[Task], examples: int | None
+    ) -> Iterator[Task]: ...
 
 
-def _main_caption_hash(example: RawExample) -> int:
-    return int(text.caption_hash(example.captions[:1])[0])
+# Of the operating system: a disk, or a user's share of it, is full.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_dataset(
-    read_examples: Callable[[], Iterator[RawExample]], output: Path, options: IngestOptions
-) -> dict[str, int]:
-    """Writes `output`/SPLIT for every split and returns their numbers of examples.
-
-    `read_examples` is called twice: to check and count before any image is read, then to write.
-    Raises InputError for bad input; `output` then does not exist.
-    """
-    if output.exists():
-        raise InputError(f"--output={output}: exists already; give a new directory")
-    if not output.parent.is_dir():
-        raise InputError(f"--output={output}: {output.parent} is no local directory; make it first")
-    total, rule = _check(read_examples(), options.validation_fraction)
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir()
-    except OSError as error:
-        raise InputError(f"--output={output}: cannot be made ({error.strerror})") from error
-    try:
-        counts = _write_splits(read_examples(), total, rule, partial, options)
-        if options.vocabulary_size:
-            _train_tokenizer(partial, options.vocabulary_size)
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return counts
-
-
-def _check(examples: Iterator[RawExample], validation_fraction: float) -> tuple[int, SplitRule]:
-    """The number of examples and the rule for their splits, after checking all but the images."""
-    seen: set[str] = set()
-    hashes = []
-    for example in examples:
-        if example.id in seen:
-            raise InputError(f"{example.location}: id {example.id!r} occurs twice; make ids unique")
-        if example.split and not _SPLIT_NAME.fullmatch(example.split):
-            raise InputError(
-                f"{example.location}: split {example.split!r} cannot name a directory; "
-                "use letters, digits, _ . and -"
-            )
-        seen.add(example.id)
-        if not example.split:
-            hashes.append(_main_caption_hash(example))
-    if not seen:
-        raise InputError("the source holds no examples; add some")
-    if not hashes or validation_fraction == 0:
-        return len(seen), SplitRule(0)
-    # With few captions chance may leave nothing below the fraction: the lowest hash is held out.
-    smallest = min(hashes)
-    threshold = max(round(validation_fraction * 2**32), smallest + 1)
-    if max(hashes) < threshold:
-        raise InputError(
-            f"--validation_fraction={validation_fraction}: holding out equal captions together "
-            f"leaves no training examples among {len(hashes)}; give 0, or more different captions"
-        )
-    return len(seen), SplitRule(threshold)
-
-
-def _write_splits(
-    examples: Iterator[RawExample],
-    total: int,
-    rule: SplitRule,
-    directory: Path,
+    parts: Sequence[Part],
+    source: SourceName,
+    output: str,
     options: IngestOptions,
-) -> dict[str, int]:
-    """One shard directory per split; returns examples per split."""
-    writers: dict[str, records.SplitWriter] = {}
-    statistics: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    progress = Progress("ingest", total)
+    run: Runner,
+) -> None:
+    """Makes `output`, a directory or gs://, or continues to make it. InputError for bad input."""
+    options.conversion.filters.check()
+    if not parts:
+        raise InputError("the source holds no examples; add some")
+    staging = Staging(epath.Path(output))
+    plan = options.plan(parts)
+    with staging.begun(plan):
+        if not staging.is_complete:
+            convert_parts(parts, options, staging, run)
+            decided = decisions.decide(staging, len(parts), options)
+            refuse_nothing(decided, len(parts), staging)
+            staging.write_json(staging.decisions, plan.decisions)
+            write_shards(decided.shards, staging, run)
+            writing.finish(decided, source, len(parts), options, staging)
+            if options.vocabulary_size:
+                train_tokenizer(staging, options.vocabulary_size)
+        staging.publish(plan)
 
-    def prepare(example: RawExample) -> tuple[str, records.Record]:
-        return rule(example), _record(example, options.images)
 
-    for name, record in _ordered_map(prepare, examples):
-        if name not in writers:
-            writers[name] = records.SplitWriter(directory / name, options.shard_bytes)
-        writers[name].write(record)
-        statistics[name]["examples"] += 1
-        statistics[name]["captions"] += len(record.captions)
-        statistics[name]["image_bytes"] += len(record.image)
-        progress.advance()
+def convert_parts(
+    parts: Sequence[Part], options: IngestOptions, staging: Staging, run: Runner
+) -> None:
+    """Makes the files of all parts that are not there yet."""
+    unfinished = [n for n in range(len(parts)) if not staging.rows(n).exists()]
+    expected = [part.examples for part in parts]
+    # Where only reading would tell how many there are, progress is that of the parts.
+    sizes = [1 if None in expected else size or 0 for size in expected]
+    left = sum(sizes[number] for number in unfinished)
+    progress = Progress("convert", sum(sizes), sum(sizes) - left)
+    work = functools.partial(_convert_part, options=options.conversion, staging=staging)
+    tasks = [(number, parts[number]) for number in unfinished]
+    for number, _ in run(work, tasks, None if None in expected else left):
+        progress.advance(sizes[number])
     progress.finish()
-    for name, writer in writers.items():
-        writer.finish(_description(statistics[name], options.images))
-    return {name: counts["examples"] for name, counts in sorted(statistics.items())}
 
 
-def _description(counts: collections.Counter[str], options: ImageOptions) -> dict[str, Any]:
-    """What the manifest says beside the shards."""
-    return {
-        "captions": counts["captions"],
-        "image_bytes": counts["image_bytes"],
-        "image_options": dataclasses.asdict(options),
-    }
+def _convert_part(task: tuple[int, Part], options: ConversionOptions, staging: Staging) -> None:
+    part_files.convert_part(*task, options, staging)
 
 
-def _record(example: RawExample, options: ImageOptions) -> records.Record:
-    """The example as it is stored, its image decoded the way training will."""
-    try:
-        image = stored_image(example.read_image(), options)
-        images.check_decodes(image.encoded, image.height, image.width)
-    except (ValueError, OSError, tf.errors.OpError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{example.location}: image cannot be decoded ({reason}); replace it or remove the line"
-        ) from error
-    return records.Record(
-        id=example.id,
-        image=image.encoded,
-        height=image.height,
-        width=image.width,
-        captions=example.captions,
-        label=example.label,
-        metadata=example.metadata,
-    )
+def refuse_nothing(decided: decisions.Decisions, number_of_parts: int, staging: Staging) -> None:
+    """InputError unless something is left; there is then nothing to continue, either."""
+    if not decided.splits:
+        reasons = report.reasons(staging, number_of_parts)
+        staging.abandon()
+        raise InputError(f"the source holds no examples to keep{reasons}; add some")
 
 
-def _ordered_map(function: Callable[[Item], Result], items: Iterator[Item]) -> Iterator[Result]:
-    """`function` of each item, in order, on all cores, with a bounded number in flight."""
-    threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        pending: collections.deque = collections.deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) >= 8 * threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+def write_shards(shards: Sequence[decisions.Shard], staging: Staging, run: Runner) -> None:
+    """Makes all shards that are not there yet. The records of a part go with its last shard."""
+    needs = collections.Counter(part for shard in shards for part in shard.parts)
+    done = [shard for shard in shards if staging.shard_facts(shard.split, shard.number).exists()]
+    finished = {(shard.split, shard.number) for shard in done}
+    tasks = [shard for shard in shards if (shard.split, shard.number) not in finished]
+    before, left = (sum(shard.examples for shard in some) for some in (done, tasks))
+    progress = Progress("write", before + left, before)
+    work = functools.partial(writing.write_shard, staging=staging)
+    for shard in done:
+        _release(shard, needs, staging)
+    for shard in run(work, tasks, left):
+        _release(shard, needs, staging)
+        progress.advance(shard.examples)
+    progress.finish()
 
 
-def _train_tokenizer(directory: Path, vocabulary_size: int) -> None:
+def _release(shard: decisions.Shard, needs: collections.Counter[int], staging: Staging) -> None:
+    """Deletes the records of parts that no other shard needs, so that no disk holds all twice."""
+    for part in shard.parts:
+        needs[part] -= 1
+        if not needs[part]:
+            staging.records(part).unlink(missing_ok=True)
+
+
+def train_tokenizer(staging: Staging, vocabulary_size: int) -> None:
     """Trains on the captions just written as `train`."""
-    if not (directory / TRAIN).exists():
+    directory = staging.finished / decisions.TRAIN
+    if not directory.exists():
         raise InputError("--vocabulary_size: there is no train split to take captions from")
-    split = records.open_split(str(directory / TRAIN))
-    model = text.train_tokenizer(split.captions(), vocabulary_size)
-    text.write_model(model, directory / TOKENIZER_FILE)
+    captions = records.open_split(str(directory)).captions(text.MAXIMUM_SENTENCES)
+    model = text.train_tokenizer(captions, vocabulary_size)
+    with staging.whole_file(staging.finished / TOKENIZER_FILE) as path:
+        path.write_bytes(model)
 
 
 def define_flags() -> None:
     """The program's command line; not at import, where it would be every program's."""
-    defaults = IngestOptions()
-    flags.DEFINE_string("source", None, "JSONL file of image paths and captions")
-    flags.DEFINE_string("output", None, "directory to make")
-    flags.DEFINE_float(
-        "validation_fraction",
-        defaults.validation_fraction,
-        "captions to hold out among examples without a split",
-        lower_bound=0.0,
-        upper_bound=0.5,
-    )
+    command_line.define_flags()
     flags.DEFINE_integer(
-        "maximum_side",
-        defaults.images.maximum_side,
-        "pixels; larger images are shrunk",
-        lower_bound=1,
-    )
-    flags.DEFINE_integer(
-        "vocabulary_size",
-        defaults.vocabulary_size,
-        "also train a tokenizer with this many ids; 0: none",
-        lower_bound=0,
+        "processes", 0, "how many work at once; 0: as many as there are cores", lower_bound=0
     )
 
 
 def main(_: Sequence[str]) -> None:
     """Reads the source, writes the dataset, and says what to train on."""
-    source, output = map(Path, required("source", "output"))
-    values = flags.FLAGS
-    options = IngestOptions(
-        images=ImageOptions(maximum_side=values.maximum_side),
-        validation_fraction=values.validation_fraction,
-        vocabulary_size=values.vocabulary_size,
-    )
-    counts = write_dataset(lambda: read_jsonl(source), output, options)
-    for name, examples in counts.items():
-        print(f"{output / name}: {examples:,} examples")
-    if options.vocabulary_size:
-        print(f"{output / TOKENIZER_FILE}: {options.vocabulary_size:,} ids")
+    parts, source, output, options = command_line.chosen()
+    try:
+        write_dataset(parts, source, output, options, ProcessRunner(flags.FLAGS.processes))
+    except KeyboardInterrupt as interrupt:
+        raise Preempted("interrupted; the same command continues") from interrupt
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise InputError(
+            f"--output={output}: {error.strerror}; make room, and the same command continues"
+        ) from error
+    for line in report.summary(epath.Path(output)):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,15 @@ _PLAIN_INTERVAL_SECONDS = 15.0
 
 
 class Progress:
-    """Counts items done out of `total` and reports them with rate and time left."""
+    """Counts items done out of `total` and reports them with rate and time left.
 
-    def __init__(self, title: str, total: int):
+    `done_before` of them were done by an earlier run, and say nothing of this one's rate.
+    """
+
+    def __init__(self, title: str, total: int, done_before: int = 0):
         self._title = title
         self._total = total
-        self._done = 0
+        self._done_before = self._done = done_before
         self._terminal = sys.stderr.isatty()
         interval = _TERMINAL_INTERVAL_SECONDS if self._terminal else _PLAIN_INTERVAL_SECONDS
         self._interval_seconds = interval
@@ -35,7 +38,7 @@ class Progress:
 
     def _report(self, now: float) -> None:
         seconds = max(now - self._start, 1e-9)
-        rate = self._done / seconds
+        rate = (self._done - self._done_before) / seconds
         text = f"{self._title}: {self._done:,} of {self._total:,}, {rate:,.0f}/s"
         if self._done < self._total and rate > 0:
             minutes, left = divmod(round((self._total - self._done) / rate), 60)

@@ -2,8 +2,9 @@
 
 A record is a serialised `tf.train.Example` with features `id`, `image` (an encoded JPEG, PNG or
 WebP), `height`, `width`, `captions` (the main one first), `label`, and one string feature per
-metadata field. Shards hold one record per chunk (`group_size:1`), so any record can be read alone.
-The manifest names shards, counts, sizes and hashes, and says how the data were made.
+metadata field. A picture alone has no captions; a text alone has an empty image of 0 x 0 pixels.
+Shards hold one record per chunk (`group_size:1`), so any record can be read alone. The manifest
+names shards, counts, sizes and hashes, and says how the data were made.
 
 A split is named by its directory, local or gs://, or as "embedded:NAME" for those in the package.
 """
@@ -19,6 +20,7 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
+from jaxtyping import UInt64
 
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.errors import InputError
@@ -46,8 +48,8 @@ class Record:
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if not self.captions:
-            raise ValueError(f"record {self.id}: no caption")
+        if not self.captions and not self.image:
+            raise ValueError(f"record {self.id}: neither image nor caption")
         if clash := set(self.metadata) & set(RECORD_FEATURES):
             raise ValueError(f"record {self.id}: metadata named like a feature: {sorted(clash)}")
 
@@ -191,55 +193,58 @@ def _what_is_there_instead(name: str, directory: epath.Path) -> str:
     )
 
 
-class SplitWriter:
-    """Writes records to the shards of a new split directory; `finish` adds the manifest.
+def shard_file(number: int) -> str:
+    """The name of a split's shard, from 0."""
+    return f"shard-{number:05d}.array_record"
 
-    A shard is closed once it holds `shard_bytes` bytes of records. The same records give the same
-    files, byte for byte.
+
+def cut_into_shards(
+    record_bytes: UInt64[np.ndarray, " n"], shard_bytes: int
+) -> list[tuple[int, int]]:
+    """First record of each shard and the one after its last, for records of these sizes.
+
+    A shard is closed once it holds `shard_bytes` bytes of records.
     """
+    ends = np.cumsum(record_bytes, dtype=np.uint64)
+    shards = []
+    first, before = 0, 0
+    while first < len(ends):
+        last = int(np.searchsorted(ends, np.uint64(before + shard_bytes)))
+        after = min(last + 1, len(ends))
+        shards.append((first, after))
+        first, before = after, int(ends[after - 1])
+    return shards
 
-    def __init__(self, directory: Path, shard_bytes: int):
-        directory.mkdir(parents=True)
-        self._directory = directory
-        self._shard_bytes = shard_bytes
-        self._shards: list[dict[str, Any]] = []
-        self._writer: ArrayRecordWriter | None = None
-        self._room_bytes = 0
 
-    def write(self, record: Record) -> None:
-        """Appends one record."""
-        if self._writer is None or self._room_bytes <= 0:
-            self._close_shard()
-            file = f"shard-{len(self._shards):05d}.array_record"
-            # Images are compressed already; compressing again costs reading time for nothing.
-            self._writer = ArrayRecordWriter(
-                str(self._directory / file), "group_size:1,uncompressed"
-            )
-            self._shards.append({"file": file, "examples": 0})
-            self._room_bytes = self._shard_bytes
-        serialised = record.serialise()
-        self._writer.write(serialised)
-        self._shards[-1]["examples"] += 1
-        self._room_bytes -= len(serialised)
+def write_shard(path: Path, serialised: Iterable[bytes]) -> dict[str, Any]:
+    """Writes one shard; returns what the manifest says of it, but for its name.
 
-    def _close_shard(self) -> None:
-        if self._writer is None:
-            return
-        self._writer.close()
-        self._writer = None
-        content = (self._directory / self._shards[-1]["file"]).read_bytes()
-        self._shards[-1]["bytes"] = len(content)
-        self._shards[-1]["sha256"] = hashlib.sha256(content).hexdigest()
+    The same records give the same file, byte for byte.
+    """
+    # Images are compressed already; compressing again costs reading time for nothing.
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    examples = 0
+    for record in serialised:
+        writer.write(record)
+        examples += 1
+    writer.close()
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"examples": examples, "bytes": path.stat().st_size, "sha256": sha256}
 
-    def finish(self, description: Mapping[str, Any]) -> None:
-        """Closes the last shard and writes the manifest; `description` says how it was made."""
-        self._close_shard()
-        hashes = "".join(shard["sha256"] for shard in self._shards)
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "examples": sum(shard["examples"] for shard in self._shards),
-            "content_hash": hashlib.sha256(hashes.encode()).hexdigest(),
-            **description,
-            "shards": self._shards,
-        }
-        (self._directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+def manifest_of(
+    shards: Sequence[Mapping[str, Any]], description: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The manifest of a split of shards as `write_shard` describes them, in order.
+
+    `description` says what is in them and how they were made.
+    """
+    hashes = "".join(shard["sha256"] for shard in shards)
+    return {
+        "format_version": FORMAT_VERSION,
+        "examples": sum(shard["examples"] for shard in shards),
+        "content_hash": hashlib.sha256(hashes.encode()).hexdigest(),
+        **description,
+        "shards": [{"file": shard_file(n), **shard} for n, shard in enumerate(shards)],
+    }

@@ -15,7 +15,8 @@ from absl import flags
 from PIL import Image
 
 from oner_jax import errors
-from oner_jax.data.records import Record, SplitWriter
+from oner_jax.data import records
+from oner_jax.data.records import Record
 
 
 def picture(seed: int, height: int = 24, width: int = 24, channels: int = 3) -> np.ndarray:
@@ -58,12 +59,16 @@ def record(number: int, captions: tuple[str, ...] = (), **changes) -> Record:
     return Record(**values | changes)
 
 
-def write_split(directory: Path, records: list[Record], shard_bytes: int = 8000) -> str:
+def write_split(directory: Path, items: list[Record], shard_bytes: int = 8000) -> str:
     """A split of these records, in several shards; returns its name."""
-    writer = SplitWriter(directory, shard_bytes)
-    for item in records:
-        writer.write(item)
-    writer.finish({})
+    directory.mkdir(parents=True)
+    serialised = [item.serialise() for item in items]
+    sizes = np.array([len(item) for item in serialised], np.uint64)
+    shards = [
+        records.write_shard(directory / records.shard_file(number), serialised[first:after])
+        for number, (first, after) in enumerate(records.cut_into_shards(sizes, shard_bytes))
+    ]
+    (directory / records.MANIFEST).write_text(json.dumps(records.manifest_of(shards, {})))
     return str(directory)
 
 

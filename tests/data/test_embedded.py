@@ -1,6 +1,7 @@
 """The data that come with the package are what their documentation says."""
 
 import collections
+import dataclasses
 import hashlib
 import io
 import re
@@ -88,15 +89,10 @@ def test_build_pads_shrinks_and_keeps_what_is_needed(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "2.png").write_bytes(encoded(picture(2, 60, 200), "PNG"))
     write_jsonl(tmp_path, rows)
-    examples = list(build_embedded.embedded_examples(tmp_path))
-    assert [dict(example.metadata) for example in examples] == [
+    options = dataclasses.replace(build_embedded.OPTIONS, vocabulary_size=0)
+    build_embedded.build(str(tmp_path), str(tmp_path / "out"), options)
+    stored = list(records.open_split(str(tmp_path / "out" / "train")).records())
+    assert [dict(item.metadata) for item in stored] == [
         {key: f"a {key}" for key in build_embedded.METADATA}
     ] * 3
-    counts = build_embedded.write_dataset(
-        lambda: build_embedded.embedded_examples(tmp_path),
-        tmp_path / "out",
-        build_embedded.dataclasses.replace(build_embedded.OPTIONS, vocabulary_size=0),
-    )
-    assert counts == {"train": 3}
-    stored = list(records.open_split(str(tmp_path / "out" / "train")).records())
     assert [(item.height, item.width) for item in stored] == [(24, 24), (24, 24), (96, 96)]

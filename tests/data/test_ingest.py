@@ -1,26 +1,49 @@
+import io
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+import oner_jax
 from oner_jax import errors
 from oner_jax.data import ingest, records, sources
 from oner_jax.data.image_files import ImageOptions
+from oner_jax.data.ingestion.options import ConversionOptions, IngestOptions, SourceName
+from oner_jax.data.ingestion.processes import ProcessRunner
 from oner_jax.data.pipeline import DataOptions, training_batches
+from oner_jax.data.sources import Reason
 from oner_jax.data.text import Tokenizer
+from tests.data.ingestion.fakes import example, files, in_parts, make
 from tests.data.samples import encoded, picture, run_program, write_jsonl
+from tests.data.test_image_files import png_claiming
 
 ROWS = [{"image": f"images/{n}.png", "caption": f"a picture of thing {n}"} for n in range(12)]
 
 
-def ingest_rows(directory: Path, rows: list, **options) -> dict[str, int]:
+def ingest_rows(directory: Path, rows: list, maximum_side: int = 256, **options) -> dict[str, int]:
+    """Writes directory/out; returns the number of examples of every split."""
     directory.mkdir(exist_ok=True)
-    source = write_jsonl(directory, rows)
-    return ingest.write_dataset(
-        lambda: sources.read_jsonl(source), directory / "out", ingest.IngestOptions(**options)
-    )
+    source = str(write_jsonl(directory, rows))
+    chosen = IngestOptions(ConversionOptions(ImageOptions(maximum_side)), **options)
+    parts = sources.open_source(source, examples_per_part=7)
+    name = SourceName("pairs.jsonl", "jsonl")
+    ingest.write_dataset(parts, name, str(directory / "out"), chosen, ProcessRunner(1))
+    return {name: facts["examples"] for name, facts in manifests(directory / "out").items()}
+
+
+def manifests(output: Path) -> dict[str, dict]:
+    return {
+        path.parent.name: json.loads(path.read_text())
+        for path in sorted(output.glob("*/manifest.json"))
+    }
+
+
+def dropped(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "dropped.jsonl").read_text().splitlines()]
 
 
 def stored(directory: Path, name: str) -> list[records.Record]:
@@ -72,7 +95,7 @@ def test_equal_captions_stay_on_one_side(tmp_path):
         }
         for n in range(600)
     ]
-    counts = ingest_rows(tmp_path, rows, validation_fraction=0.1, images=ImageOptions(8))
+    counts = ingest_rows(tmp_path, rows, maximum_side=8, validation_fraction=0.1)
     assert sum(counts.values()) == 600
     assert 0.05 < counts["val"] / 600 < 0.15
     held_out = {item.captions[0].lower() for item in stored(tmp_path, "val")}
@@ -85,15 +108,15 @@ def test_few_examples_still_have_a_validation_split(tmp_path):
         ingest_rows(tmp_path / "alike", [ROWS[0], ROWS[0] | {"image": "images/1.png"}])
 
 
-def test_same_source_gives_same_bytes(tmp_path):
-    for name in ("first", "second"):
-        ingest_rows(tmp_path / name, ROWS, images=ImageOptions(16), shard_bytes=2000)
-    first, second = (
-        {f.name: f.read_bytes() for f in (tmp_path / name / "out" / "train").iterdir()}
-        for name in ("first", "second")
-    )
-    assert first == second
+def test_same_source_gives_same_bytes_however_it_is_cut(tmp_path):
+    entries = [example(n) for n in range(12)]
+    options = IngestOptions(shard_bytes=2000)
+    for size in (1, 5, 100):
+        make(in_parts(entries, size), tmp_path / str(size), options)
+    first, second, third = (files(tmp_path / str(size) / "train") for size in (1, 5, 100))
     assert len(first) > 2
+    for others in (second, third):
+        assert {**first, "manifest.json": b""} == {**others, "manifest.json": b""}
 
 
 def test_program_makes_what_training_reads(tmp_path, capsys):
@@ -106,61 +129,185 @@ def test_program_makes_what_training_reads(tmp_path, capsys):
     options = DataOptions(str(output / "train"), tokenizer, image_size=16, text_tokens=8)
     batch = next(training_batches(options, global_batch_size=4, seed=0, first_step=0))
     assert batch["image"].shape == (4, 16, 16, 3)
-    manifest = json.loads((output / "train" / "manifest.json").read_text())
-    assert manifest["image_options"]["maximum_side"] == 20
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out", "pairs.jsonl"]
+    assert sorted(path.name for path in output.iterdir()) == ["tokenizer.model", "train"]
 
 
-GOOD = json.dumps(ROWS[0])
-BAD_LINES = {
-    "no json": ("{image: x}", "no JSON"),
-    "no object": ("[1, 2]", "no JSON object"),
-    "no image field": ('{"caption": "x"}', "lacks an image"),
-    "no caption": ('{"image": "images/0.png"}', "lacks a caption"),
-    "blank caption": ('{"image": "images/0.png", "caption": "  "}', "lacks a caption"),
-    "caption of numbers": ('{"image": "images/0.png", "captions": [1]}', "captions is no string"),
-    "missing image": ('{"image": "images/none.png", "caption": "x"}', "images/none.png does not"),
-    "undecodable image": ('{"image": "broken.png", "caption": "x"}', "cannot be decoded"),
-    "cut image": ('{"image": "cut.jpg", "caption": "x"}', "cannot be decoded"),
-    "same id": ('{"image": "images/0.png", "caption": "x", "id": "00000001"}', "occurs twice"),
-    "wild split": ('{"image": "images/0.png", "caption": "x", "split": "../up"}', "'../up'"),
-    "wrong label": (
-        '{"image": "images/0.png", "caption": "x", "label": [1]}',
-        "label is no string",
-    ),
-}
+def test_the_manifest_says_what_is_there_and_of_what_it_was_made(tmp_path):
+    texts = {"captions": ["one", "two"], "license": "CC0"}
+    rows = [row | (texts if n < 5 else {}) for n, row in enumerate(ROWS)]
+    rows[3] |= {"image": "none.png"}
+    (tmp_path / "elsewhere").mkdir()
+    for folder in (tmp_path, tmp_path / "elsewhere"):
+        source = write_jsonl(folder, rows)
+        (folder / "none.png").unlink()
+        flags = [f"--source={source}", f"--output={folder}/out", "--validation_fraction=0"]
+        assert run_program(ingest, *flags, "--maximum_side=20", "--minimum_side=8") == 0
+    assert files(tmp_path / "out" / "train") == files(tmp_path / "elsewhere" / "out" / "train")
+    manifest = manifests(tmp_path / "out")["train"]
+    items = stored(tmp_path, "train")
+    expected = {
+        "examples": 11,
+        "pairs": 11,
+        "images_only": 0,
+        "texts_only": 0,
+        "captions": 4 * 3 + 7,
+        "image_bytes": sum(len(item.image) for item in items),
+        "record_bytes": sum(len(item.serialise()) for item in items),
+        "licences": {"": 7, "CC0": 4},
+        "dropped": {},
+        "oner_jax_version": oner_jax.__version__,
+    }
+    assert {key: manifest[key] for key in expected} == expected
+    assert manifest["image_options"]["maximum_side"] == 20
+    assert manifest["filters"]["minimum_side"] == 8
+    fingerprint = manifest["source"].pop("fingerprint")
+    assert manifest["source"] == {
+        "name": "pairs.jsonl",
+        "format": "jsonl",
+        "entries": 12,
+        "dropped": {"missing_image": 1},
+        "dropped_captions": {},
+    }
+    rows[0] = rows[0] | {"caption": "another"}
+    write_jsonl(tmp_path, rows)
+    (tmp_path / "none.png").unlink()
+    flags = [f"--source={tmp_path}/pairs.jsonl", f"--output={tmp_path}/changed"]
+    assert run_program(ingest, *flags, "--validation_fraction=0", "--maximum_side=20") == 0
+    changed = manifests(tmp_path / "changed")["train"]["source"]["fingerprint"]
+    assert changed != fingerprint
 
 
-@pytest.mark.parametrize("kind", BAD_LINES)
-def test_bad_lines_are_named_and_leave_nothing(tmp_path, capsys, kind):
-    line, reason = BAD_LINES[kind]
-    (tmp_path / "broken.png").write_bytes(b"<html>not found</html>")
-    (tmp_path / "cut.jpg").write_bytes(encoded(picture(0, 60, 60), "JPEG")[:700])
-    source = write_jsonl(tmp_path, [ROWS[0], line, *ROWS[1:]])
-    before = sorted(tmp_path.iterdir())
-    assert run_program(ingest, f"--source={source}", f"--output={tmp_path}/out") == 2
-    (message,) = [s for s in capsys.readouterr().err.splitlines() if s.startswith("error: ")]
-    assert f"{source}:2: " in message
-    assert reason in message
-    assert sorted(tmp_path.iterdir()) == before
+def damaged_source(folder: Path) -> tuple[Path, Counter[str]]:
+    """A JSONL of 12 sound lines and one of each kind of damage, and how often each is in it."""
+    (folder / "images").mkdir()
+    jpeg = encoded(picture(0, 60, 60), "JPEG")
+    one_bit = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(one_bit, "PNG")
+    contents = {
+        "html.jpg": b"<html>not found</html>",
+        "cut.jpg": jpeg[:700],
+        "empty.jpg": b"",
+        "bomb.png": one_bit.getvalue(),
+        "bomb.jpg": jpeg.replace(bytes([0, 60, 0, 60]), bytes([0x75, 0x30, 0x75, 0x30]), 1),
+        "claim.png": png_claiming(30_000, 30_000),
+    }
+    assert len(contents["bomb.png"]) < 2e5
+    for name, content in contents.items():
+        (folder / "images" / name).write_bytes(content)
+    good = ROWS[0]
+    bad: list[tuple[Reason, dict | str]] = [
+        (Reason.UNDECODABLE_IMAGE, {"image": "images/html.jpg", "caption": "x"}),
+        (Reason.UNDECODABLE_IMAGE, {"image": "images/cut.jpg", "caption": "x"}),
+        (Reason.EMPTY_IMAGE, {"image": "images/empty.jpg", "caption": "x"}),
+        *(
+            (Reason.TOO_MANY_PIXELS, {"image": f"images/{name}", "caption": "x"})
+            for name in ("bomb.png", "bomb.jpg", "claim.png")
+        ),
+        (Reason.MISSING_IMAGE, '{"image": "images/none.png", "caption": "x"}'),
+        (Reason.BROKEN_ENTRY, "{image: x}"),
+        (Reason.BROKEN_ENTRY, json.dumps(good | {"label": [1]})),
+        (Reason.DUPLICATE_ID, good | {"id": "00000001"}),
+        (Reason.BAD_SPLIT, good | {"split": "../up"}),
+        (Reason.MISSING_CAPTION, {"image": good["image"]}),
+        (Reason.CAPTION_TOO_LONG, good | {"caption": "x" * 100_000}),
+        (Reason.INVALID_TEXT, json.dumps(good | {"caption": "\ud800"})),
+        (Reason.INVALID_TEXT, json.dumps(good | {"caption": "LATIN"})),
+    ]
+    lines: list[dict | str] = [ROWS[0]]
+    for row, (_, line) in zip(ROWS[1:], bad[: len(ROWS) - 1], strict=True):
+        lines += [line, row]
+    lines += [line for _, line in bad[len(ROWS) - 1 :]]
+    path = write_jsonl(folder, lines)
+    path.write_bytes(path.read_bytes().replace(b"LATIN", b"caf\xe9"))
+    return path, Counter(reason for reason, _ in bad)
+
+
+def test_damage_is_counted_by_reason_and_costs_nothing_else(tmp_path, capsys):
+    source, expected = damaged_source(tmp_path)
+    flags = [f"--source={source}", f"--output={tmp_path}/out", "--validation_fraction=0"]
+    assert run_program(ingest, *flags, "--processes=1") == 0
+    printed = capsys.readouterr().out
+    assert [item.captions[0] for item in stored(tmp_path, "train")] == [
+        row["caption"] for row in ROWS
+    ]
+    account = manifests(tmp_path / "out")["train"]["source"]
+    assert account["dropped"] == dict(sorted(expected.items()))
+    assert account["entries"] == len(ROWS) + expected.total()
+    listed = [loss for loss in dropped(tmp_path / "out") if loss["what"] == "example"]
+    assert Counter(loss["reason"] for loss in listed) == expected
+    places = [int(loss["location"].rpartition(":")[2]) for loss in listed]
+    assert places == sorted(set(places))
+    assert f"dropped {expected.total()} of {account['entries']} entries" in printed
+    for reason, count in expected.items():
+        assert f"  {count} {reason}, as {source}:" in printed
+
+
+def test_images_are_deduplicated_on_request_and_captions_are_counted(tmp_path):
+    png = encoded(picture(0), "PNG")
+    rows = [row | {"captions": ["", "y" * 20_000]} if n == 4 else row for n, row in enumerate(ROWS)]
+    source = write_jsonl(tmp_path, rows)
+    for n in (3, 7, 8):
+        (tmp_path / "images" / f"{n}.png").write_bytes(png)
+    flags = [f"--source={source}", "--validation_fraction=0"]
+    assert run_program(ingest, *flags, f"--output={tmp_path}/all") == 0
+    assert manifests(tmp_path / "all")["train"]["examples"] == 12
+    assert run_program(ingest, *flags, f"--output={tmp_path}/out", "--drop_duplicate_images") == 0
+    manifest = manifests(tmp_path / "out")["train"]
+    assert manifest["examples"] == 9
+    assert manifest["dropped"] == {"duplicate_image": 3}
+    assert manifest["source"]["dropped_captions"] == {"caption_too_long": 1}
+    assert [
+        (loss["what"], loss["location"].rpartition(":")[2]) for loss in dropped(tmp_path / "out")
+    ] == [("example", "4"), ("caption", "5"), ("example", "8"), ("example", "9")]
+    details = [loss["detail"] for loss in dropped(tmp_path / "out")]
+    assert details[0] == f"as {source}:1"
+
+
+def test_unpaired_records_have_splits_of_their_own(tmp_path):
+    entries = [example(n) for n in range(6)]
+    entries += [example(n, captions=()) for n in range(6, 9)]
+    entries += [example(9, read_image=None), example(10, read_image=None, split="extra")]
+    keep = IngestOptions(ConversionOptions(unpaired="keep"), validation_fraction=0.0)
+    make(in_parts(entries, 4), tmp_path / "out", keep)
+    found = manifests(tmp_path / "out")
+    kinds = ("pairs", "images_only", "texts_only")
+    assert {name: tuple(facts[kind] for kind in kinds) for name, facts in found.items()} == {
+        "train": (6, 0, 0),
+        "train_images_only": (0, 3, 0),
+        "train_texts_only": (0, 0, 1),
+        "extra_texts_only": (0, 0, 1),
+    }
+    (text,) = stored(tmp_path, "extra_texts_only")
+    assert (text.image, text.height, text.captions) == (b"", 0, ("thing 10",))
+    make(in_parts(entries, 4), tmp_path / "dropped", IngestOptions(validation_fraction=0.0))
+    assert manifests(tmp_path / "dropped")["train"]["source"]["dropped"] == {
+        "missing_caption": 3,
+        "missing_image": 2,
+    }
 
 
 def test_bad_sources_and_outputs_are_named(tmp_path, monkeypatch, capsys):
     good = write_jsonl(tmp_path, ROWS)
     (tmp_path / "empty.jsonl").write_text("")
-    (tmp_path / "latin.jsonl").write_bytes(f"{GOOD}\n".encode() + b'{"caption": "caf\xe9"}\n')
+    (tmp_path / "bad.jsonl").write_text('no json\n{"image": "none.png", "caption": "x"}\n')
     (tmp_path / "there").mkdir()
     cases = [
         (["--output=out"], "--source is missing"),
         ([f"--source={good}"], "--output is missing"),
-        (["--source=none.jsonl", "--output=out"], "none.jsonl: cannot be read"),
-        (["--source=.", "--output=out"], "cannot be read"),
+        (["--source=none.jsonl", "--output=out"], "none.jsonl: cannot be read (No such file"),
         (["--source=empty.jsonl", "--output=out"], "no examples"),
-        (["--source=latin.jsonl", "--output=out"], "latin.jsonl:2: no UTF-8"),
+        (
+            ["--source=bad.jsonl", "--output=out"],
+            "no examples to keep: 1 broken_entry, 1 missing_image, the first at bad.jsonl:1",
+        ),
         ([f"--source={good}", "--output=there"], "exists already"),
-        ([f"--source={good}", "--output=no/where"], "no is no local directory"),
-        ([f"--source={good}", "--output=gs://bucket/data"], "is no local directory"),
-        ([f"--source={good}", "--output=out", "--vocabulary_size=9999"], "give at most"),
+        ([f"--source={good}", "--output=no/where"], "no is no directory"),
+        ([f"--source={good}", "--output=out", "--maximum_aspect=0.5"], "give at least 1"),
+        (
+            [f"--source={good}", "--output=out", "--minimum_caption_characters=20000"],
+            "more than --maximum_caption_characters=10000",
+        ),
     ]
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
@@ -171,20 +318,65 @@ def test_bad_sources_and_outputs_are_named(tmp_path, monkeypatch, capsys):
         assert sorted(tmp_path.iterdir()) == before
 
 
-def test_an_interrupted_ingest_leaves_nothing(tmp_path):
+def test_an_interrupted_ingest_continues(tmp_path, monkeypatch, capsys):
     source = write_jsonl(tmp_path, ROWS)
-    calls: list[int] = []
+    arguments = [f"--source={source}", f"--output={tmp_path}/out"]
+    with monkeypatch.context() as patch:
 
-    def read():
-        calls.append(len(calls))
-        for number, example in enumerate(sources.read_jsonl(source)):
-            if len(calls) == 2 and number == 9:
-                raise KeyboardInterrupt
-            yield example
+        def interrupt(*_):
+            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        ingest.write_dataset(read, tmp_path / "out", ingest.IngestOptions())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "pairs.jsonl"]
+        patch.setattr(ingest, "write_shards", interrupt)
+        assert run_program(ingest, *arguments) == errors.EXIT_PREEMPTED
+    assert "the same command continues" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run_program(ingest, *arguments) == 0
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch, capsys):
+    source = write_jsonl(tmp_path, ROWS)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ingest, "write_shards", full)
+    assert run_program(ingest, f"--source={source}", f"--output={tmp_path}/out") == 2
+    assert "No space left on device; make room" in capsys.readouterr().err
+
+
+MEASURED = """
+import functools, resource, sys
+from oner_jax.data.ingestion.conversion import convert
+from oner_jax.data.ingestion.options import ConversionOptions
+from oner_jax.data.sources import RawExample
+
+def reason(file):
+    example = RawExample("here", "id", functools.partial(bytes, file), ("a caption",))
+    return convert(example, ConversionOptions()).result.reason
+
+reason(b"warm up")
+files = [open(name, "rb").read() for name in sys.argv[1:]]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(*(reason(file) for file in files))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_bombs_take_no_memory(tmp_path):
+    damaged_source(tmp_path)
+    webp = encoded(picture(0), "WEBP", lossless=True)
+    width = int.from_bytes(webp[21:25], "little") | (1 << 28) - 1  # 16,384 x 16,384
+    (tmp_path / "images" / "bomb.webp").write_bytes(
+        webp[:21] + width.to_bytes(4, "little") + webp[25:]
+    )
+    gif = encoded(picture(0), "GIF")
+    (tmp_path / "images" / "bomb.gif").write_bytes(gif[:6] + b"\xff\xff\xff\xff" + gif[10:])
+    names = [tmp_path / "images" / f"bomb.{kind}" for kind in ("png", "jpg", "webp", "gif")]
+    command = [sys.executable, "-c", MEASURED, *map(str, names)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    reasons, kibibytes = done.stdout.splitlines()
+    assert reasons.split() == ["too_many_pixels"] * 4
+    assert int(kibibytes) < 32 * 1024  # the pixels would take from 1 to 12 GiB
 
 
 def test_started_as_a_program(tmp_path):
@@ -192,6 +384,6 @@ def test_started_as_a_program(tmp_path):
     command = [sys.executable, "-m", "oner_jax.data.ingest", f"--source={source}", "--output=out"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {source}:1: no JSON")
-    assert done.stderr.count("\n") == 1
+    (message,) = [s for s in done.stderr.splitlines() if not s.startswith("convert: ")]
+    assert message.startswith("error: the source holds no examples to keep: 1 broken_entry")
     assert "Traceback" not in done.stdout + done.stderr

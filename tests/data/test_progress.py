@@ -28,3 +28,12 @@ def test_reports_rate_and_time_left(monkeypatch, stream, end):
     assert ("10 of 2,000" in text.split("600")[0]) == (end == "\r")
     assert text.endswith("\n")
     assert text.count("\n") == (1 if end == "\r" else 3)
+
+
+def test_what_an_earlier_run_did_says_nothing_of_the_rate(monkeypatch):
+    seconds = iter([0.0, 60.0])
+    stream = io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(sys, "stderr", stream)
+    progress.Progress("ingest", 2000, done_before=1000).advance(600)
+    assert stream.getvalue() == "ingest: 1,600 of 2,000, 10/s, 0:40 left\n"

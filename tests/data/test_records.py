@@ -66,9 +66,19 @@ def test_same_records_give_same_bytes(split, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"captions": ()}, {"metadata": {"image": "x"}}], ids=["captions", "metadata"]
+    "changes", [{"captions": ()}, {"image": b"", "height": 0, "width": 0}], ids=["image", "text"]
 )
-def test_a_record_without_captions_or_with_a_clash_cannot_be_made(changes):
+def test_an_image_or_a_text_alone_is_a_record(changes):
+    alone = records.Record(**vars(record(0)) | changes)
+    assert records.Record.parse(alone.serialise()) == alone
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"captions": (), "image": b""}, {"metadata": {"image": "x"}}],
+    ids=["nothing", "metadata"],
+)
+def test_a_record_of_nothing_or_with_a_clash_cannot_be_made(changes):
     with pytest.raises(ValueError, match="record example-0"):
         records.Record(**vars(record(0)) | changes)
 

@@ -33,6 +33,7 @@ __all__ = [
     "RawExample",
     "Reason",
     "open_source",
+    "recognised_format",
 ]
 
 
@@ -149,7 +150,7 @@ def open_source(
     if examples_per_part < 1:
         raise ValueError(f"examples_per_part is {examples_per_part}")
     if not source_format:
-        source_format = _recognised(name)
+        source_format = recognised_format(name)
     if source_format not in FORMATS:
         raise InputError(f"source format {source_format!r} is unknown; give {_choices()}")
     given = {
@@ -168,7 +169,8 @@ def _check_use(source_format: str, given: Iterable[str]) -> None:
             )
 
 
-def _recognised(name: str) -> str:
+def recognised_format(name: str) -> str:
+    """The key of `FORMATS` that reads what is there. InputError if none does."""
     found = files.find(name)
     for key, source_format in FORMATS.items():
         if source_format.recognises(found):

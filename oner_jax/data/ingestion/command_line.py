@@ -1,0 +1,104 @@
+"""What the programs that ingest share of their command lines."""
+
+import dataclasses
+import os
+
+from absl import flags
+
+from oner_jax.data import sources
+from oner_jax.data.command_line import required
+from oner_jax.data.image_files import ImageOptions
+from oner_jax.data.ingestion.options import ConversionOptions, Filters, IngestOptions, SourceName
+
+# A part is what a kill may cost each process: about three seconds of work.
+EXAMPLES_PER_PART = 1000
+
+
+def define_flags() -> None:
+    """Of the source, the output, and what is made of the one for the other."""
+    defaults = IngestOptions()
+    images, filters = defaults.conversion.images, defaults.conversion.filters
+    flags.DEFINE_string("source", None, "file, directory or pattern of the data to read")
+    flags.DEFINE_enum("format", "", ["", *sources.FORMATS], "of the source; empty: find it out")
+    flags.DEFINE_string("image_field", "", "field of the image; empty: guess; none: there is none")
+    flags.DEFINE_list("caption_field", [], "fields of captions, the main one first; empty: guess")
+    flags.DEFINE_string("id_field", "", "field of the id; empty: guess")
+    flags.DEFINE_string("output", None, "directory to make")
+    flags.DEFINE_float(
+        "validation_fraction",
+        defaults.validation_fraction,
+        "captions to hold out among examples without a split",
+        lower_bound=0.0,
+        upper_bound=0.5,
+    )
+    for name, default, help_text in (
+        ("maximum_side", images.maximum_side, "pixels; larger images are shrunk; 0: none are"),
+        ("minimum_side", filters.minimum_side, "pixels; images with a shorter side are dropped"),
+        ("minimum_caption_characters", filters.minimum_caption_characters, "shorter ones go"),
+        (
+            "maximum_caption_characters",
+            filters.maximum_caption_characters,
+            "longer captions are dropped; 0: none are",
+        ),
+        (
+            "vocabulary_size",
+            defaults.vocabulary_size,
+            "also train a tokenizer with this many ids; 0: none",
+        ),
+    ):
+        flags.DEFINE_integer(name, default, help_text, lower_bound=0)
+    flags.DEFINE_float(
+        "maximum_aspect",
+        filters.maximum_aspect,
+        "longer side over shorter; images beyond are dropped; 0: none are",
+        lower_bound=0.0,
+    )
+    flags.DEFINE_enum(
+        "unpaired",
+        defaults.conversion.unpaired,
+        ["drop", "keep"],
+        "images without caption and captions without image: drop, or keep in splits of their own",
+    )
+    flags.DEFINE_boolean(
+        "drop_duplicate_images",
+        defaults.drop_duplicate_images,
+        "keep the first of images whose files are equal, byte for byte",
+    )
+    flags.DEFINE_integer(
+        "shard_megabytes",
+        defaults.shard_bytes // 2**20,
+        "a shard is closed once it holds as many MiB",
+        lower_bound=1,
+    )
+
+
+def chosen_options() -> IngestOptions:
+    """What the flags say."""
+    values = flags.FLAGS
+    return IngestOptions(
+        ConversionOptions(
+            ImageOptions(maximum_side=values.maximum_side),
+            Filters(
+                **{field.name: values[field.name].value for field in dataclasses.fields(Filters)}
+            ),
+            values.unpaired,
+        ),
+        drop_duplicate_images=values.drop_duplicate_images,
+        validation_fraction=values.validation_fraction,
+        vocabulary_size=values.vocabulary_size,
+        shard_bytes=values.shard_megabytes * 2**20,
+    )
+
+
+def chosen() -> tuple[list[sources.Part], SourceName, str, IngestOptions]:
+    """The source's parts, its name, the output and the options. InputError for what is wrong."""
+    name, output = required("source", "output")
+    values = flags.FLAGS
+    options = chosen_options()
+    options.conversion.filters.check()
+    names = sources.FieldNames(values.image_field, tuple(values.caption_field), values.id_field)
+    source_format = values.format or sources.recognised_format(name)
+    parts = sources.open_source(
+        name, source_format, examples_per_part=EXAMPLES_PER_PART, names=names
+    )
+    return parts, SourceName(os.path.basename(name.rstrip("/")), source_format), output, options
