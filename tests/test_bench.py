@@ -1,5 +1,6 @@
-"""The benchmark as a user runs it, on a machine without the data and checkpoint libraries."""
+"""The benchmark as a user runs it; of the step on a machine without the libraries for data."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -21,11 +22,11 @@ runpy.run_module("oner_jax.bench", run_name="__main__")
 """
 
 
-def bench(*arguments: str):
+def bench(*arguments: str, program=("-c", RUN)):
     # One device: a child with the tests' eight would only compile for longer.
     environment = os.environ | {"XLA_FLAGS": ""}
     return subprocess.run(
-        [sys.executable, "-c", RUN, *arguments],
+        [sys.executable, *program, *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -50,9 +51,51 @@ def test_figures_of_a_step_as_json(tmp_path: Path):
     assert list(tmp_path.rglob("*.xplane.pb"))
 
 
-def test_bad_input_is_one_line():
-    result = bench("--steps=2")
+MODULE = ("-m", "oner_jax.bench")
+
+
+def test_figures_of_the_input():
+    result = bench(
+        *("--input", "--config=configs/oner.py:tiny", "--steps=2", "--repeats=2", "--json"),
+        program=MODULE,
+    )
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert (figures["image_size"], figures["batch_size"]) == (32, 32)
+    assert 80_000 < figures["file_bytes"] < 120_000
+    assert 50 * 2**20 < figures["resident_bytes"] < 4 * 2**30
+    contestants = ["oner_jax", "bare", "decode"]
+    contestants += ["webdataset"] if importlib.util.find_spec("webdataset") else []
+    for name in contestants:
+        own = figures[name]
+        assert 0 < own["pairs_per_sec_min"] <= own["pairs_per_sec"] <= own["pairs_per_sec_max"]
+        # Processors cannot have worked for longer than there are processors.
+        most = figures["cores"] / own["pairs_per_sec_min"]
+        assert 0 < own["cpu_seconds_per_pair"] < 1.2 * most
+    assert figures["oner_jax"]["times_as_fast"] == 1
+
+
+def test_a_soak_shows_memory_over_time():
+    arguments = ("--input", "--config=configs/oner.py:tiny", "--seconds=1", "--json")
+    result = bench(*arguments, program=MODULE)
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert lines[-1]["seconds"] >= 1
+    assert all(line["pairs_per_sec"] > 0 for line in lines)
+    assert all(line["resident_bytes"] > 50 * 2**20 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--steps=2"],
+            "--config is missing: name a recipe, for example configs/oner.py:b16",
+        ),
+        (["--seconds=5"], "--seconds is for the input: give --input as well"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message):
+    result = bench(*arguments)
     assert result.returncode == 2
-    assert result.stderr.splitlines() == [
-        "error: --config is missing: name a recipe, for example configs/oner.py:b16"
-    ]
+    assert result.stderr.splitlines() == [f"error: {message}"]
