@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 
 from oner_jax.data.sources import fields, files
@@ -26,6 +27,7 @@ _MAXIMUM_ROW_BYTES = 16 * 2**20
 # The module's own limit, for the whole process, is shorter than captions that occur.
 csv.field_size_limit(_MAXIMUM_ROW_BYTES)
 
+_LONE_RETURN = re.compile(r"\r(?!\n)")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -76,6 +78,8 @@ class Rows:
         except UnicodeDecodeError as error:
             return Dropped(location, Reason.INVALID_TEXT, f"no UTF-8 text ({error.reason})")
         values = _values([text], table.delimiter)
+        if values is None:
+            values = _values([_without_lone_returns(text)], table.delimiter)
         if values is None or len(values) != len(table.columns):
             found = "no row" if values is None else f"{len(values)} values"
             detail = f"{found} for {len(table.columns)} columns; are quotes in it doubled?"
@@ -181,19 +185,27 @@ def _rows(lines: _Lines, columns: int, delimiter: str) -> Iterator[bytes]:
         yield line if whole else _joined_row(line, lines, columns, delimiter)
 
 
-def _as_text(line: bytes) -> str:
-    """Text that the csv module cuts as it would the decoded line, whether that is UTF-8 or not.
+def _as_text(lines: bytes) -> str:
+    """Text that the csv module cuts as it would the decoded lines, whether they are UTF-8 or not.
 
     No byte of a character beyond ASCII is a quote, a delimiter or a line end.
     """
-    return line.decode("latin-1")
+    return _without_lone_returns(lines.decode("latin-1"))
+
+
+def _without_lone_returns(text: str) -> str:
+    """A carriage return that ends no line as a space.
+
+    The csv module refuses it outside of quotes, where pandas writes it on all systems but Windows.
+    """
+    return _LONE_RETURN.sub(" ", text) if "\r" in text else text
 
 
 def _joined_row(first: bytes, lines: _Lines, columns: int, delimiter: str) -> bytes:
     """The line with those that its quotes reach into.
 
-    The csv module, which reads the row later, says where it ends. If no row of so many columns
-    comes of it, a quote is one too many: the line is then kept apart so that no other is lost.
+    Without a row of so many columns, properly quoted, a quote is one too many: the line is then
+    kept apart so that no other is lost.
     """
     taken = [first]
     size = len(first)
@@ -208,15 +220,18 @@ def _joined_row(first: bytes, lines: _Lines, columns: int, delimiter: str) -> by
                 return
             yield _as_text(line)
 
-    values = _values(texts(), delimiter)
+    values = _values(texts(), delimiter, strict=True)
     if len(taken) > 1 and (values is None or len(values) != columns):
         lines.give_back(taken[1:])
         return first
     return b"".join(taken)
 
 
-def _values(lines: Iterable[str], delimiter: str) -> list[str] | None:
-    """The values of the first row in the lines; None if it is none, or if they end within it."""
+def _values(lines: Iterable[str], delimiter: str, strict: bool = False) -> list[str] | None:
+    """The values of the first row in the lines; None if it is none, or if they end within it.
+
+    Strictly, nothing may follow a closing quote but the next value.
+    """
     ended = False
 
     def watched() -> Iterator[str]:
@@ -225,7 +240,7 @@ def _values(lines: Iterable[str], delimiter: str) -> list[str] | None:
         ended = True
 
     try:
-        values = next(csv.reader(watched(), delimiter=delimiter), None)
+        values = next(csv.reader(watched(), delimiter=delimiter, strict=strict), None)
     except csv.Error:
         return None
     return None if ended else values

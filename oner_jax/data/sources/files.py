@@ -14,7 +14,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import Any
 
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.errors import InputError
@@ -171,14 +171,11 @@ def id_prefixes(files: Sequence[File]) -> list[str]:
 
 
 @contextlib.contextmanager
-def open_file(path: str) -> Iterator[BinaryIO]:
+def open_file(path: str) -> Iterator[io.BufferedIOBase]:
     """The file for reading, buffered and seekable. OSError if that cannot be done."""
-    if is_remote(path):
-        with io.BufferedReader(_RemoteFile(path), _BUFFER_BYTES) as file:
-            yield file
-    else:
-        with open(path, "rb", buffering=_BUFFER_BYTES) as file:
-            yield file
+    raw = _RemoteFile(path) if is_remote(path) else io.FileIO(path)
+    with io.BufferedReader(raw, _BUFFER_BYTES) as file:
+        yield file
 
 
 def read_file(path: str) -> bytes:

@@ -76,16 +76,17 @@ def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[P
     read = [item for item in named if item[1] in (*sample.IMAGES, *_TEXTS)]
     read.sort(key=lambda item: (*item[:2], item[2].path))
     groups = (
-        list(group.values())
+        group
         for _, group in sample.grouped(read)
         if set(group) != {sample.METADATA}  # alone it describes something else
     )
     found: list[Part] = []
     while some := list(itertools.islice(groups, examples_per_part)):
-        members = [file for group in some for file in group]
-        size_bytes = sum(file.size_bytes for file in members)
+        members = [file for group in some for file in group.values()]
         paths = tuple(file.path for file in members)
-        found.append(Samples(name, paths, size_bytes, len(some), names))
+        size_bytes = sum(file.size_bytes for file in members)
+        examples = sum(len(sample.image_choices(group, names)) for group in some)
+        found.append(Samples(name, paths, size_bytes, examples, names))
     if not found:
         raise InputError(f"{name}: holds no image and no text; name the folder that does")
     logs = img2dataset.logs_beside([name, *files.find(name).folders])

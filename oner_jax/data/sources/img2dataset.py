@@ -45,8 +45,9 @@ def logs_beside(paths: Iterable[str]) -> dict[str, files.File]:
     listings: dict[str, set[str]] = {}
     for path in paths:
         folder = files.parent(path)
-        if folder not in listings:
-            listings[folder] = {p for p in files.listed(folder) if p.endswith(SUFFIX)}
+        if folder not in listings:  # a bucket is in none
+            inside = files.listed(folder) if files.is_directory(folder or ".") else []
+            listings[folder] = {path for path in inside if path.endswith(SUFFIX)}
         log = without_suffix(path) + SUFFIX
         if log in listings[folder]:
             found[path] = files.file_at(log)

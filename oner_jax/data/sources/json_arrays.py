@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import BinaryIO
+from io import BufferedIOBase
 
 from oner_jax.data.sources import files
 from oner_jax.errors import InputError
@@ -82,7 +82,7 @@ class _Text:
     and those of its strings are not looked at.
     """
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BufferedIOBase):
         self._file = file
         self._decoder = json.JSONDecoder(strict=False)
         self._buffer = ""

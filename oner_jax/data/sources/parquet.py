@@ -67,7 +67,9 @@ class Rows:
         """Its rows. OSError if the file cannot be opened."""
         with files.open_file(self.table.file.path) as file:
             try:
-                opened = pq.ParquetFile(file, buffer_size=_STREAM_BYTES)
+                opened = pq.ParquetFile(
+                    file, buffer_size=_STREAM_BYTES, page_checksum_verification=True
+                )
             except (pa.ArrowException, OSError) as error:
                 raise OSError(f"{self.table.file.path}: {error}") from error
             for rows in self.ranges:
@@ -124,11 +126,11 @@ class Unreadable:
 
     @property
     def examples(self) -> int:
-        """What is known of."""
-        return 0
+        """One, which says that."""
+        return 1
 
     def read(self) -> Iterator[RawExample | Dropped]:
-        """That."""
+        """One entry."""
         yield Dropped(self.file.path, self.reason, self.detail)
 
 
@@ -156,6 +158,9 @@ def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[P
 def _file_parts(
     file: files.File, id_prefix: str, examples_per_part: int, names: fields.FieldNames
 ) -> Iterator[Part]:
+    if not file.size_bytes:
+        yield Unreadable(file, Reason.EMPTY_ARCHIVE, "has 0 bytes")
+        return
     with files.open_file(file.path) as opened:
         try:
             parquet = pq.ParquetFile(opened)

@@ -46,26 +46,27 @@ def sample_entries(
     default_id: str,
     directory: str = "",
 ) -> Iterator[RawExample | Dropped]:
-    """The examples that files make, each given by its ending: contents, or an image's path.
+    """The entries that files make, each given by its ending: contents, or an image's path.
 
     That is one, or one for each image where there are several. `names` may choose among endings
     and the fields of the JSON; what it leaves open is found here.
     """
+    images = image_choices(files, names)
     try:
         described = _json_fields(files.get(METADATA, b"{}"))
     except UnicodeDecodeError:
-        yield Dropped(location, Reason.INVALID_TEXT, f"its .{METADATA} is no UTF-8 text")
+        detail = f"its .{METADATA} is no UTF-8 text"
+        yield from [Dropped(location, Reason.INVALID_TEXT, detail)] * len(images)
         return
     except (ValueError, RecursionError) as error:
         detail = fields.one_line(f"its .{METADATA} is no JSON object: {error}")
-        yield Dropped(location, Reason.BROKEN_ENTRY, detail)
+        yield from [Dropped(location, Reason.BROKEN_ENTRY, detail)] * len(images)
         return
-    images = [names.image] if names.image else [ending for ending in files if ending in IMAGES]
     captions = names.captions or (*CAPTIONS, "captions")
     chosen = {*captions, names.id, *_TEXTS}
     texts = {ending: content for ending, content in files.items() if ending in chosen}
     known_id = next((name for name in fields.ID_NAMES if name in described), "")
-    for image in images or [fields.NO_FIELD]:
+    for image in images:
         found = {image: files[image]} if image in files else {}
         yield fields.example_of(
             {**described, **texts, **found},
@@ -78,6 +79,13 @@ def sample_entries(
             default_id=default_id,
             directory=directory,
         )
+
+
+def image_choices(endings: Iterable[str], names: fields.FieldNames) -> list[str]:
+    """Which of the files is the image of each entry that they make; `none` where there is none."""
+    if names.image:
+        return [names.image]
+    return [ending for ending in endings if ending in IMAGES] or [fields.NO_FIELD]
 
 
 def _json_fields(content: bytes | str) -> dict[str, Any]:

@@ -6,10 +6,10 @@ without a word. Here reading goes on at the next header that is whole, and the g
 
 import dataclasses
 import gzip
+import io
 import tarfile
 import zlib
 from collections.abc import Generator, Iterator
-from typing import BinaryIO
 
 from oner_jax.data.sources.raw import Reason
 
@@ -68,7 +68,7 @@ class _Gap:
     ends: bool
 
 
-def read_members(file: BinaryIO, size_bytes: int | None) -> Iterator[Member | Damage]:
+def read_members(file: io.BufferedIOBase, size_bytes: int | None) -> Iterator[Member | Damage]:
     """All members in order. Several archives in one file are read like one.
 
     `size_bytes` is the file's size, None if that is unknown (compressed). OSError if the file
@@ -95,7 +95,7 @@ def read_members(file: BinaryIO, size_bytes: int | None) -> Iterator[Member | Da
 
 
 def _members_from(
-    file: BinaryIO, start: int, size_bytes: int | None
+    file: io.BufferedIOBase, start: int, size_bytes: int | None
 ) -> Generator[Member | Damage, None, _Stop | None]:
     """The members from a header on; returns where they stop, None at the end of the file."""
     position = start
@@ -141,7 +141,7 @@ def _problem(member: tarfile.TarInfo) -> str:
     return ""
 
 
-def _content(file: BinaryIO, member: tarfile.TarInfo, size_bytes: int | None) -> bytes:
+def _content(file: io.BufferedIOBase, member: tarfile.TarInfo, size_bytes: int | None) -> bytes:
     """The member's bytes, or those that there are of them."""
     file.seek(member.offset_data)
     size = member.size
@@ -153,7 +153,7 @@ def _content(file: BinaryIO, member: tarfile.TarInfo, size_bytes: int | None) ->
         return b""
 
 
-def _gap(file: BinaryIO, start: int) -> _Gap:
+def _gap(file: io.BufferedIOBase, start: int) -> _Gap:
     """What is there from a position, where a header should be, to the next header."""
     file.seek(start)
     damaged = ends = False

@@ -10,9 +10,9 @@ follow one another are examples of their own with the same id.
 import contextlib
 import dataclasses
 import gzip
+import io
 import re
 from collections.abc import Iterator
-from typing import BinaryIO, cast
 
 from oner_jax.data.sources import fields, files, img2dataset, sample
 from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason
@@ -98,9 +98,9 @@ class Archive:
                     yield *split, member.content
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[BinaryIO]:
+    def _open(self) -> Iterator[io.BufferedIOBase]:
         with files.open_file(self.file.path) as file:
-            yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if self._compressed else file
+            yield gzip.GzipFile(fileobj=file) if self._compressed else file
 
     @property
     def _compressed(self) -> bool:
