@@ -123,6 +123,11 @@ class Tokenizer:
             row[:length] = ids[:length]
         return rows
 
+    def lengths(self, texts: Sequence[str]) -> Int32[np.ndarray, " n"]:
+        """Tokens of each text, none cut off."""
+        ids = self._processor.encode(list(texts), out_type=int)
+        return np.array([len(row) for row in ids], np.int32)
+
     def decode(self, ids: Int32[np.ndarray, "n max_tokens"]) -> list[str]:
         """Normalised text of each row, padding left out."""
         return self._processor.decode([[int(i) for i in row if i != PAD_ID] for row in ids])

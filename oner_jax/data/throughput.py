@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from oner_jax.data import images, photos, pipeline, records, webdataset_peer
+from oner_jax.data.delivery import Delivery, resident_bytes
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.data.progress import Progress
 from oner_jax.data.stopwatch import Spent, Stopwatch, cores
@@ -38,8 +38,6 @@ OURS = "oner_jax"
 _PICTURES = 128
 _FILES_A_CALL = 64
 _SHARD_BYTES = 4 * 2**20
-# More batches than the pipeline keeps ready, so that a round starts with none.
-_READY_BATCHES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +62,6 @@ class Material:
     def file_bytes(self) -> float:
         """Mean size of a picture's file."""
         return statistics.mean(map(len, self.files))
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds; where the system does not tell, the most it ever held."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def write_material(folder: Path, pictures: int = _PICTURES) -> Material:
@@ -132,42 +119,6 @@ def training_batches(split: str, shape: InputShape) -> Iterator[dict[str, np.nda
     return pipeline.training_batches(
         options, global_batch_size=shape.batch_size, seed=0, first_step=0
     )
-
-
-class Delivery:
-    """A pipeline's batches, timed from a state in which none is ready."""
-
-    def __init__(self, batches: Iterator[dict[str, np.ndarray]], batch_size: int):
-        self._batches = batches
-        self._batch_size = batch_size
-
-    def take(self, pairs: int) -> Spent:
-        """Takes at least so many pairs, then rests."""
-        count = -(-pairs // self._batch_size)
-        spent = self._timed(lambda taken, _: taken == count)
-        _wait_until_idle()
-        return spent
-
-    def take_for(self, seconds: float) -> Spent:
-        """Takes pairs for at least so long."""
-        return self._timed(lambda _, passed: passed >= seconds)
-
-    def _timed(self, is_enough: Callable[[int, float], bool]) -> Spent:
-        for _ in range(_READY_BATCHES):
-            next(self._batches)
-        watch, taken = Stopwatch(), 0
-        while not is_enough(taken, watch.seconds()):
-            next(self._batches)
-            taken += 1
-        return watch.spent(taken * self._batch_size)
-
-
-def _wait_until_idle() -> None:
-    """Returns when this process has stopped working ahead, so that it slows nothing else."""
-    used = -1.0
-    while time.process_time() - used > 0.01:
-        used = time.process_time()
-        time.sleep(0.1)
 
 
 class BareLoop:

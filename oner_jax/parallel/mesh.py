@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int64
 
 from oner_jax.errors import InputError
@@ -138,7 +138,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch_size(
-    batch_size: int, micro_batches: int, mesh: Mesh, name: str = "batch_size"
+    batch_size: int, micro_batches: int, mesh: Mesh | AbstractMesh, name: str = "batch_size"
 ) -> None:
     """Raise InputError unless every device gets the same number of whole examples."""
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)

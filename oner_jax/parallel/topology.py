@@ -22,6 +22,11 @@ _NO_TPU_HERE = {
 }
 
 
+# A machine of a slice over several has this many chips; some slices of up to 8 are one machine.
+_TPU_HOST_CHIPS = 4
+_LARGEST_TPU_HOST_CHIPS = {"v5e": 8, "v6e": 8}
+
+
 @dataclasses.dataclass(frozen=True)
 class Topology:
     """`slices` of `shape` chips each. TPU shapes are the torus, GPU shapes a number of cards."""
@@ -42,6 +47,14 @@ class Topology:
     @property
     def chips(self) -> int:
         return self.slices * math.prod(self.shape)
+
+    @property
+    def hosts(self) -> int:
+        """The (virtual) machines that the chips are in, each of which reads its own input."""
+        chips = math.prod(self.shape)
+        host = self.chip.host_devices or _TPU_HOST_CHIPS
+        largest = _LARGEST_TPU_HOST_CHIPS.get(self.chip.name, host)
+        return self.slices * (1 if chips <= largest else -(-chips // host))
 
     @property
     def is_tpu(self) -> bool:

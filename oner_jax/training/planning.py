@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from oner_jax.objectives.batch import TextFormat
 from oner_jax.parallel.chips import GIB, Chip
-from oner_jax.parallel.mesh import AXES, BATCH_AXES, device_grid, make_mesh
+from oner_jax.parallel.mesh import AXES, BATCH_AXES, check_batch_size, device_grid, make_mesh
 from oner_jax.parallel.program import Collective, Program
 from oner_jax.parallel.topology import Topology, tpu_devices
 from oner_jax.training.flops import recomputed_fraction, saved_bytes
@@ -111,6 +111,19 @@ def make_plan(config: ConfigDict, topology: Topology) -> Plan:
     return _arithmetic_plan(recipe, topology)
 
 
+def pairs_per_second(config: ConfigDict, topology: Topology, mfu: float) -> float:
+    """What a resolved config's step takes on all of `topology` where it reaches this MFU.
+
+    Raises InputError where the config does not fit the topology.
+    """
+    text = TextFormat.synthetic(config.model.vocabulary_size)
+    whole = _abstract_mesh(config, topology)
+    check_batch_size(config.batch_size, config.accumulation_steps, whole)
+    one_device = make_mesh(devices=jax.devices()[:1])
+    recipe = Recipe.from_config(config, text, one_device)
+    return mfu * topology.chips * topology.chip.bf16_flops_per_second / recipe.flops.total
+
+
 def largest_batch(config: ConfigDict, topology: Topology) -> Plan | None:
     """The plan of the largest batch that fits, to SEARCH_STEP pairs a device; None if none does."""
     mesh = _mesh(config, topology)
@@ -142,13 +155,20 @@ def _likely_limit(fitting: dict[int, Plan], low: int, high: int) -> int:
 
 
 def _mesh(config: ConfigDict, topology: Topology) -> Any:
-    """The mesh on the topology's devices; of GPUs, an abstract one whose hosts are slices."""
-    sizes = config.mesh.to_dict()
+    """The mesh on the topology's devices; of GPUs, an abstract one."""
     if topology.is_tpu:
-        return make_mesh(sizes, tpu_devices(topology))
-    host = topology.chip.host_devices or 1
-    cards = [SimpleNamespace(platform="cpu", slice_index=i // host) for i in range(topology.chips)]
-    return AbstractMesh(device_grid(sizes, cards).shape, AXES)
+        return make_mesh(config.mesh.to_dict(), tpu_devices(topology))
+    return _abstract_mesh(config, topology)
+
+
+def _abstract_mesh(config: ConfigDict, topology: Topology) -> AbstractMesh:
+    """The mesh without devices. Hosts of GPUs are slices."""
+    devices = topology.chips * topology.chip.devices
+    slice_devices = topology.chip.host_devices or devices // topology.slices
+    fakes = [
+        SimpleNamespace(platform="cpu", slice_index=i // slice_devices) for i in range(devices)
+    ]
+    return AbstractMesh(device_grid(config.mesh.to_dict(), fakes).shape, AXES)
 
 
 def _compiled_plan(recipe: Recipe, topology: Topology) -> Plan:

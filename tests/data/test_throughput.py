@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oner_jax.data import images, records, throughput, webdataset_peer
+from oner_jax.data import delivery, images, records, throughput, webdataset_peer
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.data.text import Tokenizer
 from oner_jax.data.throughput import InputShape, Material
@@ -57,8 +57,8 @@ def test_contestants_make_what_they_are_asked_for(material):
             made.append(len(batch["image"]))
             yield batch
 
-    spent = throughput.Delivery(counted(), batch_size=4).take(10)
-    assert made == [4] * (throughput._READY_BATCHES + 3)
+    spent = delivery.Delivery(counted(), batch_size=4).take(10)
+    assert made == [4] * (delivery.READY_BATCHES + 3)
     assert spent.seconds > 0
     boxes = np.tile(np.array([[0, 0, 480, 640]], np.int32), (6, 1))
     shapes = []
@@ -120,9 +120,9 @@ def test_workers_make_batches_until_closed(material):
 
 
 def test_memory_is_that_of_this_process():
-    before = throughput.resident_bytes()
+    before = delivery.resident_bytes()
     ballast = np.ones(64 * 2**20, np.uint8)
-    assert throughput.resident_bytes() - before > 0.9 * ballast.nbytes
+    assert delivery.resident_bytes() - before > 0.9 * ballast.nbytes
 
 
 @pytest.mark.soak
