@@ -53,6 +53,14 @@ test-slow: $(INSTALLED_DEV) ## Run the tests that take a minute or more
 test-soak: $(INSTALLED_DEV) ## Run the tests that look for leaks and drifts over many minutes
 	$(VENV_PYTHON) -m pytest -m soak
 
+# Beam holds back other packages, so it has an environment of its own, without the lock.
+.PHONY: test-beam
+test-beam: ## Run the tests of ingestion under Apache Beam, in an environment of its own
+	test -x .venv-beam/bin/pytest || { $(PYTHON) -m venv --clear .venv-beam && \
+		.venv-beam/bin/python -m pip install --disable-pip-version-check $(REQUIREMENTS:%=-r %) \
+		-r requirements-dev.txt -r requirements-beam.txt; }
+	.venv-beam/bin/python -m pytest tests/data/test_ingest_beam.py
+
 .PHONY: lint
 lint: $(INSTALLED_DEV) ## Check style, formatting and types
 	$(VENV)/bin/ruff check .
@@ -78,7 +86,7 @@ lock: $(INSTALLED_DEV) ## Resolve both lock files anew, for every supported Pyth
 
 .PHONY: clean
 clean: ## Remove the environment and all caches (keeps runs/)
-	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-beam .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 
 $(INSTALLED): $(REQUIREMENTS) $(LOCK)
 	@$(PYTHON) -c '' 2>/dev/null || { echo "error: $(PYTHON) does not run; install" \

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import subprocess
@@ -19,6 +20,8 @@ from oner_jax.data.sources import Reason
 from oner_jax.data.text import Tokenizer
 from tests.data.ingestion.fakes import example, files, in_parts, make
 from tests.data.samples import encoded, picture, run_program, write_jsonl
+from tests.data.sources import written
+from tests.data.sources.test_formats import WRITERS
 from tests.data.test_image_files import png_claiming
 
 ROWS = [{"image": f"images/{n}.png", "caption": f"a picture of thing {n}"} for n in range(12)]
@@ -387,3 +390,44 @@ def test_started_as_a_program(tmp_path):
     (message,) = [s for s in done.stderr.splitlines() if not s.startswith("convert: ")]
     assert message.startswith("error: the source holds no examples to keep: 1 broken_entry")
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_every_format_gives_the_same_records(tmp_path):
+    made = {}
+    for kind, write in WRITERS.items():
+        source = write(tmp_path / kind / "data", written.examples())
+        output = tmp_path / kind / "out"
+        parts = sources.open_source(str(source), examples_per_part=7)
+        name = SourceName(kind, kind)
+        ingest.write_dataset(parts, name, str(output), IngestOptions(), ProcessRunner(1))
+        made[kind] = {
+            name: [dataclasses.replace(item, metadata={}) for item in stored(output.parent, name)]
+            for name in manifests(output)
+        }
+        assert not (output / "dropped.jsonl").exists()
+    assert {name: len(items) for name, items in made["jsonl"].items()} == {"test": 6, "train": 24}
+    for kind, splits in made.items():
+        assert splits == made["jsonl"], kind
+
+
+def test_class_folders_take_names_and_splits_from_the_command_line(tmp_path, capsys):
+    for split in ("train", "val"):
+        for number, name in enumerate(("n00000001", "n00000002")):
+            folder = tmp_path / "imagenet" / split / name
+            folder.mkdir(parents=True)
+            (folder / "x.png").write_bytes(encoded(picture(number), "PNG"))
+    (tmp_path / "names.txt").write_text("n00000001 tench, Tinca tinca\nn00000002 goldfish\n")
+    source, output = f"--source={tmp_path}/imagenet", tmp_path / "out"
+    assert run_program(ingest, source, f"--output={output}") == 2
+    assert "give --class_names=FILE" in capsys.readouterr().err
+    options = [f"--class_names={tmp_path}/names.txt", "--splits=val"]
+    assert run_program(ingest, source, f"--output={output}", *options) == 0
+    assert list(manifests(output)) == ["val"]
+    assert [item.captions for item in stored(tmp_path, "val")] == [
+        ("tench", "Tinca tinca"),
+        ("goldfish",),
+    ]
+    assert [item.label for item in stored(tmp_path, "val")] == ["tench", "goldfish"]
+    images = [f"--image_directory={tmp_path}", f"--output={tmp_path}/other"]
+    assert run_program(ingest, source, *options, *images) == 2
+    assert "--image_directory: is for karpathy, coco" in capsys.readouterr().err

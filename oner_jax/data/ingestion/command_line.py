@@ -23,6 +23,10 @@ def define_flags() -> None:
     flags.DEFINE_string("image_field", "", "field of the image; empty: guess; none: there is none")
     flags.DEFINE_list("caption_field", [], "fields of captions, the main one first; empty: guess")
     flags.DEFINE_string("id_field", "", "field of the id; empty: guess")
+    flags.DEFINE_string("image_directory", "", "of the pictures that an annotation file names")
+    flags.DEFINE_string("class_names", "", "file that says what classes are called")
+    flags.DEFINE_string("data_dir", "", "where TFDS keeps what it prepared; empty: its default")
+    flags.DEFINE_list("splits", [], "of a set that has several, only these; empty: all")
     flags.DEFINE_string("output", None, "directory to make")
     flags.DEFINE_float(
         "validation_fraction",
@@ -99,6 +103,12 @@ def chosen() -> tuple[list[sources.Part], SourceName, str, IngestOptions]:
     names = sources.FieldNames(values.image_field, tuple(values.caption_field), values.id_field)
     source_format = values.format or sources.recognised_format(name)
     parts = sources.open_source(
-        name, source_format, examples_per_part=EXAMPLES_PER_PART, names=names
+        name,
+        source_format,
+        examples_per_part=EXAMPLES_PER_PART,
+        names=names,
+        options=sources.Options(
+            values.image_directory, values.class_names, values.data_dir, tuple(values.splits)
+        ),
     )
     return parts, SourceName(os.path.basename(name.rstrip("/")), source_format), output, options
