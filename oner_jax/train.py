@@ -4,28 +4,27 @@ Override any key with `--config.KEY=VALUE`. The same command again continues fro
 checkpoint; data order, masks and result are those of a run that never stopped.
 """
 
+import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from oner_jax import configuration
 from oner_jax.data.text import Tokenizer
-from oner_jax.errors import InputError, Preempted, run_program
+from oner_jax.errors import InputError, run_program
 from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed
-from oner_jax.parallel.chips import Peak
 from oner_jax.parallel.mesh import LocalRows
 from oner_jax.training import workdir
 from oner_jax.training.checkpoints import Checkpoints
-from oner_jax.training.metrics import MetricsLog, Throughput
+from oner_jax.training.loop import Loop
+from oner_jax.training.metrics import MetricsLog
 from oner_jax.training.recipe import Recipe
-from oner_jax.training.step import Metrics, TrainState
+from oner_jax.training.step import TrainState
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
@@ -64,25 +63,23 @@ def train(config: ConfigDict, folder: Path) -> TrainState:
         if distributed.is_main():
             text = workdir.describe(config, state.parameters, recipe.mesh, data, first_step)
             print(text, flush=True)
-        pair_rows = LocalRows(recipe.mesh, config.batch_size)
-        text_only_rows = LocalRows(recipe.mesh, config.data.text_only_batch_size)
-        rows = dict.fromkeys(Batch._fields, pair_rows) | {"text_only": text_only_rows}
-        batches = pipeline.training_batches(
-            options,
-            global_batch_size=config.batch_size,
-            seed=config.seed,
-            first_step=first_step,
-            rows=pair_rows.numbers,
-            text_only_rows=text_only_rows.numbers,
-        )
         log = MetricsLog(
             folder if distributed.is_main() else None,
             first_step=first_step,
             total_steps=config.total_steps,
         )
         with log, distributed.StopRequest() as stop:
-            state = _loop(recipe, state, first_step, batches, rows, checkpoints, log, stop, data)
-    return state
+            loop = Loop(
+                recipe,
+                state,
+                first_step,
+                batches_from=functools.partial(_batches_from, recipe),
+                data=data,
+                checkpoints=checkpoints,
+                log=log,
+                stop=stop,
+            )
+            return loop.run()
 
 
 def _first_state(
@@ -101,63 +98,23 @@ def _first_state(
     return state, step
 
 
-def _loop(
-    recipe: Recipe,
-    state: TrainState,
-    first_step: int,
-    batches: Iterator[dict[str, np.ndarray]],
-    rows: Mapping[str, LocalRows],
-    checkpoints: Checkpoints,
-    log: MetricsLog,
-    stop: distributed.StopRequest,
-    data: dict[str, Any],
-) -> TrainState:
-    """Step to the end. Blocks on the device only to log, one step late, and to save.
+def _batches_from(recipe: Recipe, first_step: int) -> Iterator[Batch]:
+    """The global batches of `first_step` and on; this process makes the rows that it holds."""
+    from oner_jax.data import pipeline
 
-    Raises Preempted when asked to stop, with a checkpoint of the step at which it did.
-    """
     config = recipe.config
-    throughput = Throughput(
-        config.batch_size, recipe.flops.total, Peak.of(recipe.mesh.devices.flatten().tolist())
-    )
-    pending: tuple[int, Metrics] | None = None
-    stopping = False
-    for done in range(first_step + 1, config.total_steps + 1):
-        with throughput.waiting_for_data():
-            arrays = next(batches)
-        batch = Batch(
-            **{name: rows[name].globally(arrays[name]) for name in rows if name in arrays}
-        )
-        state, metrics = recipe.step(state, batch)
-        if pending is not None:
-            _write(log, throughput, *pending)
-            pending = None
-        last = done == config.total_steps
-        if done == first_step + 1:
-            jax.block_until_ready(metrics)
-            throughput.start(done)
-        if done % config.log_interval_steps == 0 or last:
-            pending = (done, metrics)
-        stopping = stop.at(done) and not last
-        if last or stopping or checkpoints.due(done):
-            jax.block_until_ready(state)
-            with throughput.paused():
-                position = {"step": done, "examples_seen": done * config.batch_size, "data": data}
-                checkpoints.save(done, state, position)
-        log.advance()
-        if stopping:
-            break
-    if pending is not None:
-        _write(log, throughput, *pending)
-    if stopping:
-        raise Preempted(f"stopped as asked at step {done}; the same command continues from there")
-    return state
-
-
-def _write(log: MetricsLog, throughput: Throughput, step: int, metrics: Metrics) -> None:
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    examples = step * throughput.batch_size
-    log.write(step, {"examples_seen": examples, **values, **throughput.measure(step)})
+    pair_rows = LocalRows(recipe.mesh, config.batch_size)
+    text_only_rows = LocalRows(recipe.mesh, config.data.text_only_batch_size)
+    rows = dict.fromkeys(Batch._fields, pair_rows) | {"text_only": text_only_rows}
+    for arrays in pipeline.training_batches(
+        pipeline.DataOptions.from_config(config),
+        global_batch_size=config.batch_size,
+        seed=config.seed,
+        first_step=first_step,
+        rows=pair_rows.numbers,
+        text_only_rows=text_only_rows.numbers,
+    ):
+        yield Batch(**{name: rows[name].globally(arrays[name]) for name in rows if name in arrays})
 
 
 def main(_: Sequence[str]) -> None:

@@ -1,0 +1,114 @@
+"""The training loop: batch, step, log, checkpoint, stop."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from oner_jax.errors import Preempted
+from oner_jax.objectives.batch import Batch
+from oner_jax.parallel.chips import Peak
+from oner_jax.parallel.distributed import StopRequest
+from oner_jax.training.checkpoints import Checkpoints
+from oner_jax.training.metrics import MetricsLog, Throughput
+from oner_jax.training.recipe import Recipe
+from oner_jax.training.step import Metrics, TrainState
+
+# The global batches of step s, s + 1, ... for ever.
+BatchesFrom = Callable[[int], Iterator[Batch]]
+
+
+class Loop:
+    """The steps of one run, from `state` after `step` steps to the recipe's last.
+
+    `data` identifies the training data in every checkpoint. The state is donated to each step, so
+    that the loop alone may hold it while it runs. Blocks on the device only to log, one step late,
+    and to save.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        state: TrainState,
+        step: int,
+        *,
+        batches_from: BatchesFrom,
+        data: Mapping[str, Any],
+        checkpoints: Checkpoints,
+        log: MetricsLog,
+        stop: StopRequest,
+    ):
+        self._recipe = recipe
+        self._state, self._step = state, step
+        self._batches = batches_from(step)
+        self._data = data
+        self._checkpoints, self._log, self._stop = checkpoints, log, stop
+        config = recipe.config
+        self._total_steps = config.total_steps
+        self._log_interval_steps = config.log_interval_steps
+        self._batch_size = config.batch_size
+        self._throughput = Throughput(
+            config.batch_size, recipe.flops.total, Peak.of(recipe.mesh.devices.flatten().tolist())
+        )
+        self._compiled = False
+        self._unwritten: tuple[int, Metrics] | None = None
+
+    def run(self) -> TrainState:
+        """Step to the end.
+
+        Raises Preempted when asked to stop, with a checkpoint of the step at which it did.
+        """
+        while self._step < self._total_steps:
+            metrics = self._take_step()
+            last = self._step == self._total_steps
+            self._note(metrics, wanted=last or self._step % self._log_interval_steps == 0)
+            stopping = self._stop.at(self._step) and not last
+            if last or stopping or self._checkpoints.due(self._step):
+                self._save()
+            self._log.advance()
+            if stopping:
+                self._write()
+                raise Preempted(
+                    f"stopped as asked at step {self._step}; the same command continues from there"
+                )
+        self._write()
+        return self._state
+
+    def _take_step(self) -> Metrics:
+        """Dispatch the next step; its metrics, which the device may still be working on."""
+        with self._throughput.waiting_for_data():
+            batch = next(self._batches)
+        self._state, metrics = self._recipe.step(self._state, batch)
+        self._step += 1
+        return metrics
+
+    def _note(self, metrics: Metrics, *, wanted: bool) -> None:
+        """Write what was noted a step ago, now that the device has more to do; note this step."""
+        self._write()
+        if not self._compiled:
+            jax.block_until_ready(metrics)
+            self._throughput.start(self._step)
+            self._compiled = True
+        if wanted:
+            self._unwritten = (self._step, metrics)
+
+    def _write(self) -> None:
+        if self._unwritten is None:
+            return
+        step, metrics = self._unwritten
+        self._unwritten = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        examples = step * self._batch_size
+        measured = self._throughput.measure(step)
+        self._log.write(step, {"examples_seen": examples, **values, **measured})
+
+    def _save(self) -> None:
+        """A checkpoint of the state and of where in the data it stands."""
+        jax.block_until_ready(self._state)
+        position = {
+            "step": self._step,
+            "examples_seen": self._step * self._batch_size,
+            "data": self._data,
+        }
+        with self._throughput.paused():
+            self._checkpoints.save(self._step, self._state, position)
