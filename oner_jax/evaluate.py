@@ -202,7 +202,7 @@ def _choose_datasets(config: ConfigDict, chosen: Sequence[str]) -> dict[str, str
 
 
 def _datasets(names: Mapping[str, str], image_size: int) -> list[Dataset]:
-    from oner_jax.data.pipeline import evaluation_set
+    from oner_jax.data.evaluation import evaluation_set
     from oner_jax.data.records import open_split
 
     return [

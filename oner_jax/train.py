@@ -34,10 +34,11 @@ def train(config: ConfigDict, folder: Path) -> TrainState:
     """Train as `config` says, in `folder`, from its last checkpoint if there is one."""
     # TensorFlow takes seconds to import and only the input needs it.
     from oner_jax.data import pipeline, records
+    from oner_jax.data.options import DataOptions
 
     # What there is to train on. Everything is checked before anything is made.
     tokenizer = Tokenizer.load(config.data.tokenizer)
-    options = pipeline.DataOptions.from_config(config)
+    options = DataOptions.from_config(config)
     split = records.open_split(config.data.train)
     pairs = options.number_of_pairs(len(split))
     for name in config.data.evaluation.values():

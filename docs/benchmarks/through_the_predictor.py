@@ -14,7 +14,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from oner_jax.data.pipeline import evaluation_set
+from oner_jax.data.evaluation import evaluation_set
 from oner_jax.data.text import Tokenizer
 from oner_jax.evals.features import Corpus
 from oner_jax.evals.retrieval import retrieval

@@ -28,6 +28,7 @@ from jaxtyping import Int32
 from oner_jax.data import images, photos, pipeline, records, webdataset_peer
 from oner_jax.data.delivery import Delivery, resident_bytes
 from oner_jax.data.host_tensorflow import tf
+from oner_jax.data.options import DataOptions
 from oner_jax.data.progress import Progress
 from oner_jax.data.stopwatch import Spent, Stopwatch, cores
 from oner_jax.data.text import EMBEDDED
@@ -107,7 +108,7 @@ def _write_split(directory: Path, pairs: Sequence[records.Record]) -> str:
 
 def training_batches(split: str, shape: InputShape) -> Iterator[dict[str, np.ndarray]]:
     """Batches as training gets them, from records of `write_material`."""
-    options = pipeline.DataOptions(
+    options = DataOptions(
         train=split,
         tokenizer=EMBEDDED,
         image_size=shape.image_size,

@@ -15,7 +15,8 @@ from oner_jax.data import ingest, records, sources
 from oner_jax.data.image_files import ImageOptions
 from oner_jax.data.ingestion.options import ConversionOptions, IngestOptions, SourceName
 from oner_jax.data.ingestion.processes import ProcessRunner
-from oner_jax.data.pipeline import DataOptions, training_batches
+from oner_jax.data.options import DataOptions
+from oner_jax.data.pipeline import training_batches
 from oner_jax.data.sources import Reason
 from oner_jax.data.text import Tokenizer
 from tests.data.ingestion.fakes import example, files, in_parts, make

@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from oner_jax.data import order, records
-from oner_jax.data.pipeline import DataOptions, evaluation_set, training_batches
+from oner_jax.data.evaluation import evaluation_set
+from oner_jax.data.options import DataOptions
+from oner_jax.data.pipeline import training_batches
 from oner_jax.data.text import Tokenizer, caption_hash
 from oner_jax.errors import InputError
 from tests.data.samples import encoded, on_white, picture, record, write_split

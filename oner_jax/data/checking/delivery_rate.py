@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from oner_jax.data import pipeline
 from oner_jax.data.delivery import Delivery
+from oner_jax.data.options import DataOptions
 from oner_jax.data.stopwatch import cores
 from oner_jax.errors import InputError
 from oner_jax.parallel.topology import Topology
@@ -40,7 +41,7 @@ def delivered(config: ConfigDict, hosts: int, seconds: float) -> float:
 
     It makes what one of `hosts` has to. Errors as those of `pipeline.training_batches`.
     """
-    options = pipeline.DataOptions.from_config(config)
+    options = DataOptions.from_config(config)
     rows = max(1, min(config.batch_size // hosts, _MAXIMUM_ROWS))
     text_only = -(-options.text_only_batch_size * rows // config.batch_size)
     batches = pipeline.training_batches(

@@ -1,0 +1,100 @@
+"""Batches of records to batches of pixels, in tf.data."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import SupportsIndex
+
+import numpy as np
+from jaxtyping import Int64
+
+from oner_jax.data import images, records
+from oner_jax.data.host_tensorflow import tf
+from oner_jax.errors import InputError
+
+# Batches ready ahead of the accelerator; more only costs memory.
+_PREFETCH_BATCHES = 2
+
+# Nothing here is Python control flow to be rewritten, and not looking for it saves start-up time.
+no_autograph = tf.autograph.experimental.do_not_convert
+
+FEATURES = {
+    "image": tf.io.FixedLenFeature([], tf.string),
+    "height": tf.io.FixedLenFeature([], tf.int64),
+    "width": tf.io.FixedLenFeature([], tf.int64),
+    "captions": tf.io.RaggedFeature(tf.string),
+}
+
+
+def decoded(
+    dataset: tf.data.Dataset, image_size: int, batch_size: int, threads: int
+) -> tf.data.Dataset:
+    """Batches of encoded images, boxes and mirrors to batches of pixels, in the same order."""
+    threads = threads or os.cpu_count() or 1
+
+    @no_autograph
+    def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        rest = {key: example[key] for key in example if key not in ("image", "box", "mirror")}
+        pixels = images.decode_crop_resize(
+            example["image"], example["box"], example["mirror"], image_size
+        )
+        return {"image": pixels, **rest}
+
+    options = tf.data.Options()
+    options.deterministic = True
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
+    dataset = dataset.unbatch().map(decode, num_parallel_calls=threads)
+    return dataset.batch(batch_size).prefetch(_PREFETCH_BATCHES).with_options(options)
+
+
+class DecodedBatches(Iterator[dict[str, np.ndarray]]):
+    """A dataset's batches of steps `first_step`, ...; a failure names the record at fault.
+
+    Finding that record is left to the failure: the step is known, so its records are tried again.
+    """
+
+    def __init__(
+        self,
+        dataset: tf.data.Dataset,
+        split: records.Split,
+        indices_of: Callable[[int], Int64[np.ndarray, " b"]],
+        first_step: int,
+    ):
+        self._batches = dataset.as_numpy_iterator()
+        self._split = split
+        self._indices_of = indices_of
+        self._step = first_step
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        try:
+            batch = next(self._batches)
+        except tf.errors.OpError as error:
+            _raise_for_bad_record(self._split, self._indices_of(self._step))
+            raise RuntimeError(
+                f"dataset {self._split.name}: batch {self._step} failed: {error.message}"
+            ) from error
+        self._step += 1
+        return batch
+
+
+def _raise_for_bad_record(split: records.Split, indices: Iterable[SupportsIndex]) -> None:
+    """Reads a failed batch's records one by one and raises InputError at the first bad one."""
+    for index in indices:
+        name = f"number {index}"
+        try:
+            record = records.Record.parse(split.read([index])[0])
+            name = record.id
+            images.check_decodes(record.image, record.height, record.width)
+        except Exception as error:  # array_record raises bare exceptions of several kinds
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"dataset {split.name}: record {name} cannot be decoded ({reason}); "
+                "ingest the data again"
+            ) from error
+
+
+def as_strings(values: Sequence[bytes]) -> np.ndarray:
+    """Bytes as an object array, the only kind that TensorFlow takes without cutting zero bytes."""
+    strings = np.empty(len(values), object)
+    strings[:] = values
+    return strings

@@ -1,0 +1,67 @@
+"""A split as evaluation reads it: in its order on disk, the middle of every picture."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from oner_jax.data import images, records
+from oner_jax.data.decoding import FEATURES, DecodedBatches, as_strings, decoded, no_autograph
+from oner_jax.data.host_tensorflow import tf
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSet:
+    """A split in its order on disk, its texts in memory and its images read on demand."""
+
+    split: records.Split
+    image_size: int
+    ids: list[str]
+    captions: list[list[str]]
+    labels: list[str]
+    metadata: list[dict[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image_batches(self, batch_size: int) -> Iterator[UInt8[np.ndarray, "b size size 3"]]:
+        """All images in order, centre-cropped and resized; the last batch may be shorter.
+
+        Raises InputError if a record cannot be read or decoded.
+        """
+        total = len(self.split)
+
+        def indices_of(step: int) -> Int64[np.ndarray, " b"]:
+            return np.arange(step * batch_size, min((step + 1) * batch_size, total))
+
+        @no_autograph
+        def load(step: tf.Tensor) -> dict[str, tf.Tensor]:
+            serialised = tf.numpy_function(
+                lambda step: as_strings(self.split.read(indices_of(int(step)))), [step], tf.string
+            )
+            serialised.set_shape([None])
+            example = tf.io.parse_example(serialised, FEATURES)
+            box = tf.numpy_function(
+                images.centre_crop_boxes, [example["height"], example["width"]], tf.int32
+            )
+            box.set_shape([None, 4])
+            mirror = tf.zeros_like(example["height"], tf.bool)
+            return {"image": example["image"], "box": box, "mirror": mirror}
+
+        steps = -(-total // batch_size)
+        dataset = tf.data.Dataset.range(steps).map(load, num_parallel_calls=2)
+        dataset = decoded(dataset, self.image_size, batch_size, threads=0)
+        for batch in DecodedBatches(dataset, self.split, indices_of, first_step=0):
+            yield batch["image"]
+
+
+def evaluation_set(name: str, *, image_size: int) -> EvaluationSet:
+    """Opens a split for evaluation. Raises InputError as `records.open_split` does."""
+    split = records.open_split(name)
+    examples = [
+        (record.id, list(record.captions), record.label, dict(record.metadata))
+        for record in split.records()
+    ]
+    ids, captions, labels, metadata = (list(column) for column in zip(*examples, strict=True))
+    return EvaluationSet(split, image_size, ids, captions, labels, metadata)
