@@ -114,7 +114,13 @@ def get_config(argument: str = "b16") -> ConfigDict:
     # to 1 from 100k steps.
     config.momentum = {"start": 0.996, "end": 0.996}
 
-    config.checkpoint = {"interval_steps": 1000, "keep": 3}
+    config.checkpoint = checkpoint = ConfigDict()
+    checkpoint.interval_steps = 1000
+    checkpoint.interval_minutes = 0.0  # 0: by steps alone
+    checkpoint.keep = 3
+    checkpoint.keep_every_steps = 0  # above 0: every one at a multiple of it stays, for ever
+    checkpoint.best_metric = ""  # the one that is best by this stays, for example by "loss"
+    checkpoint.best_metric_mode = "min"
     # -1 for slice: as many as the hardware has; for another axis: all devices that are left.
     config.mesh = {"slice": -1, "data": -1, "fsdp": 1, "tensor": 1}
     config.sharding_rules = DEFAULT_RULES

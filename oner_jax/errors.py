@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 2 bad input (one clear line, no traceback); 75 preempted with a checkpoint
 saved (75 is sysexits' EX_TEMPFAIL: "try again"); 1 other processes of the run are missing or have
-failed (one line), or anything else (traceback shown).
+failed, or storage fails (one line), or anything else (traceback shown).
 """
 
 import sys
@@ -23,6 +23,11 @@ class InputError(Exception):
 
 class ClusterError(Exception):
     """Other processes of the run are missing or do not fit. One line; trying again may help."""
+
+
+class StorageError(Exception):
+    """Files cannot be written or read, for a cause outside the program (a full disk, a folder that
+    has gone). One line; when the cause is gone, the same command continues."""
 
 
 class Preempted(Exception):
@@ -55,13 +60,15 @@ def run_program(
         # Libraries log every stage of every save; --verbosity=0 brings that back.
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
+            # Orbax logs failures with their traceback before it raises them.
+            logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
         try:
             if len(arguments) > 1:
                 raise InputError(
                     f"unexpected argument {arguments[1]!r}: every option is written --name=value"
                 )
             main(arguments)
-        except (InputError, ClusterError, Preempted) as error:
+        except (InputError, ClusterError, StorageError, Preempted, OSError) as error:
             sys.exit(report(error))
 
     app.run(guarded_main, flags_parser=parse)
@@ -72,9 +79,13 @@ def report(error: BaseException) -> int:
     if isinstance(error, Preempted):
         print(error, file=sys.stderr)
         return EXIT_PREEMPTED
-    if isinstance(error, InputError | ClusterError):
+    if isinstance(error, InputError | ClusterError | StorageError):
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAILED
+    if isinstance(error, OSError) and error.filename is not None:
+        # The system's own word on a file: disk full, permission denied, no such folder.
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return EXIT_FAILED
     traceback.print_exception(error)
     return EXIT_FAILED
 

@@ -20,6 +20,7 @@ from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed
 from oner_jax.parallel.mesh import LocalRows
 from oner_jax.training import workdir
+from oner_jax.training.checkpoint_policy import CheckpointPolicy
 from oner_jax.training.checkpoints import Checkpoints
 from oner_jax.training.loop import Loop
 from oner_jax.training.metrics import MetricsLog
@@ -38,6 +39,7 @@ def train(config: ConfigDict, folder: Path) -> TrainState:
 
     # What there is to train on. Everything is checked before anything is made.
     tokenizer = Tokenizer.load(config.data.tokenizer)
+    policy = CheckpointPolicy(**config.checkpoint)
     options = DataOptions.from_config(config)
     split = records.open_split(config.data.train)
     pairs = options.number_of_pairs(len(split))
@@ -59,7 +61,7 @@ def train(config: ConfigDict, folder: Path) -> TrainState:
         )
     distributed.wait_for_all("workdir")
 
-    with Checkpoints(folder, **config.checkpoint) as checkpoints:
+    with Checkpoints(folder, policy) as checkpoints:
         state, first_step = _first_state(recipe, checkpoints, data)
         if distributed.is_main():
             text = workdir.describe(config, state.parameters, recipe.mesh, data, first_step)
@@ -87,7 +89,7 @@ def _first_state(
     recipe: Recipe, checkpoints: Checkpoints, data: dict[str, Any]
 ) -> tuple[TrainState, int]:
     """The state to begin with: restored where there is a checkpoint, else fresh."""
-    step = checkpoints.latest_step()
+    step = checkpoints.last_good()
     if step is None:
         return recipe.init_state(), 0
     state, position = checkpoints.restore(step, recipe.abstract)

@@ -43,7 +43,12 @@ def run(workdir: Path, *overrides: str, config: str = TINY, devices: int = 1):
     )
 
 
-TIMES = ("pairs_per_sec", "pairs_per_sec_per_chip", "data_wait_fraction")
+TIMES = (
+    "pairs_per_sec",
+    "pairs_per_sec_per_chip",
+    "data_wait_fraction",
+    "checkpoint/blocked_seconds",
+)
 
 
 def metrics(workdir: Path, *, without=TIMES) -> list[dict]:

@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 from absl import flags
@@ -45,6 +45,10 @@ _POLL_SECONDS = 0.5
 _PATIENCE_MILLISECONDS = 24 * 3600 * 1000
 # Process 0 holds the store in which the others read why it stops.
 _FAREWELL_SECONDS = 2.0
+# Decisions of process 0 stay in the store until no process can still have to read them.
+_KEPT_DECISIONS = 100
+
+Found = TypeVar("Found")
 
 
 @contextlib.contextmanager
@@ -152,6 +156,50 @@ def check_equal(values: Mapping[str, Any]) -> None:
         raise InputError(
             f"this process differs from process 0 ({shown}): give all the same config and data"
         )
+
+
+def from_main(name: str, find: Callable[[], Found]) -> Found:
+    """What `find` returns on process 0 (JSON), on all processes. `name` is used once in a run."""
+    client = _client()
+    if client is None:
+        return find()
+    key = f"oner_jax/from_main/{name}"
+    if is_main():
+        found = find()
+        client.key_value_set(key, json.dumps(found))
+        return found
+    return json.loads(client.blocking_key_value_get(key, _PATIENCE_MILLISECONDS))
+
+
+class LeadDecision:
+    """A yes or no of process 0 that all processes act on at the same call.
+
+    Process 0 says at each call what will hold at the next, so that nobody waits for it: by then the
+    word is long there. A process alone acts at once.
+    """
+
+    def __init__(self, name: str):
+        self._name, self._calls, self._announced = name, 0, False
+
+    def __call__(self, mine: bool) -> bool:
+        """What to do now. `mine` is the wish of this process; that of process 0 counts."""
+        client = _client()
+        if client is None:
+            return mine
+        self._calls += 1
+        if not is_main():
+            if self._calls == 1:
+                return False
+            key = self._key(self._calls)
+            return json.loads(client.blocking_key_value_get(key, _PATIENCE_MILLISECONDS))
+        decided, self._announced = self._announced, mine
+        client.key_value_set(self._key(self._calls + 1), json.dumps(mine))
+        if self._calls > _KEPT_DECISIONS:
+            client.key_value_delete(self._key(self._calls - _KEPT_DECISIONS))
+        return decided
+
+    def _key(self, call: int) -> str:
+        return f"oner_jax/{self._name}/{call}"
 
 
 class _Watcher:

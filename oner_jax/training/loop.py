@@ -63,8 +63,9 @@ class Loop:
             last = self._step == self._total_steps
             self._note(metrics, wanted=last or self._step % self._log_interval_steps == 0)
             stopping = self._stop.at(self._step) and not last
+            self._checkpoints.check()
             if last or stopping or self._checkpoints.due(self._step):
-                self._save()
+                self._save(metrics)
             self._log.advance()
             if stopping:
                 self._write()
@@ -87,6 +88,7 @@ class Loop:
         self._write()
         if not self._compiled:
             jax.block_until_ready(metrics)
+            self._checkpoints.policy.check_metrics(metrics)
             self._throughput.start(self._step)
             self._compiled = True
         if wanted:
@@ -100,10 +102,11 @@ class Loop:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         examples = step * self._batch_size
         measured = self._throughput.measure(step)
+        measured["checkpoint/blocked_seconds"] = self._checkpoints.take_blocked_seconds()
         self._log.write(step, {"examples_seen": examples, **values, **measured})
 
-    def _save(self) -> None:
-        """A checkpoint of the state and of where in the data it stands."""
+    def _save(self, metrics: Metrics) -> None:
+        """A checkpoint of the state, of where in the data it stands and of the step's metrics."""
         jax.block_until_ready(self._state)
         position = {
             "step": self._step,
@@ -111,4 +114,5 @@ class Loop:
             "data": self._data,
         }
         with self._throughput.paused():
-            self._checkpoints.save(self._step, self._state, position)
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            self._checkpoints.save(self._step, self._state, position, values)

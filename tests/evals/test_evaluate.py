@@ -14,6 +14,7 @@ from oner_jax import configuration, evaluate
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
 from oner_jax.objectives.batch import TextFormat
+from oner_jax.training.checkpoint_policy import CheckpointPolicy
 from oner_jax.training.checkpoints import Checkpoints
 from oner_jax.training.recipe import Recipe
 from tests.data.samples import record, write_split
@@ -32,7 +33,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = TextFormat(tokenizer.mask_id, tokenizer.word_start)
     recipe = Recipe.from_config(config, text)
     (folder / "config.json").write_text(configuration.to_json(config))
-    with Checkpoints(folder, **config.checkpoint) as checkpoints:
+    with Checkpoints(folder, CheckpointPolicy(**config.checkpoint)) as checkpoints:
         checkpoints.save(3, recipe.init_state(), {"step": 3})
     return folder
 

@@ -1,0 +1,90 @@
+"""What is in a checkpoint: trees of arrays and JSON, read without the run that wrote it."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from oner_jax.errors import InputError
+from oner_jax.parallel.mesh import path_name
+
+POSITION = "position"
+
+
+def read_arrays(folder: epath.Path, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """The trees of a checkpoint's items (default: all) as NumPy arrays on this process."""
+    if names is None:
+        names = [path.name for path in folder.iterdir() if (path / "_METADATA").exists()]
+    trees = {}
+    with _reader() as reader:
+        for name in names:
+            tree = reader.metadata(folder / name).item_metadata.tree
+            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            trees[name] = reader.restore(
+                folder / name, args=ocp.args.PyTreeRestore(restore_args=on_host)
+            )
+    return trees
+
+
+def read_metadata(folder: epath.Path, names: Sequence[str]) -> dict[str, Any]:
+    """As `read_arrays`, shapes and types alone."""
+    with _reader() as reader:
+        return {name: reader.metadata(folder / name).item_metadata.tree for name in names}
+
+
+def read_position(folder: epath.Path) -> dict[str, Any]:
+    """Where in the data a checkpoint's run stood."""
+    return json.loads((folder / POSITION / "metadata").read_text())
+
+
+def unreadable(folder: epath.Path) -> str | None:
+    """Why a checkpoint cannot be read in full; None if it can."""
+    try:
+        trees = read_arrays(folder)
+        read_position(folder)
+    except Exception as error:  # whatever the libraries make of damaged files
+        return " ".join(f"it cannot be read ({error})".split())[:300]
+    return None if "parameters" in trees else "it has no parameters"
+
+
+def check_same_arrays(folder: epath.Path, held: Any, wanted: Any) -> None:
+    """Raise InputError where names or shapes of the arrays held are not those wanted."""
+    there, here = (
+        {name: tuple(leaf.shape) for name, leaf in by_name(tree).items()} for tree in (held, wanted)
+    )
+    differing = sorted(name for name in there | here if there.get(name) != here.get(name))
+    if differing:
+        name = differing[0]
+        more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+        raise InputError(
+            f"{folder} is a checkpoint of another model: {name} is {there.get(name)} there and "
+            f"{here.get(name)} here{more}"
+        )
+
+
+def _reader() -> ocp.Checkpointer:
+    """Reads trees of arrays; one process of several does so without the others."""
+    process = jax.process_index()
+    by_itself = ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"items_{process}",
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=by_itself)
+    return ocp.Checkpointer(handler, multiprocessing_options=by_itself)
+
+
+def by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of `tree` by path, which is the same for every kind of container."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {path_name(path): leaf for path, leaf in leaves}
+
+
+def like(structure: Any, tree: Any) -> Any:
+    """The leaves of `tree`, by their paths, in the containers of `structure`."""
+    leaves = by_name(tree)
+    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_name(path)], structure)
