@@ -63,9 +63,10 @@ def get_config(argument: str = "b16") -> ConfigDict:
     data.flip = True
     data.shuffle_captions = recipe.options["shuffle_captions"]
     # Below 1: only that part of the examples is shown as pairs, and each step takes this many of
-    # the other examples' captions alone, for MLM.
+    # the other examples' captions alone, for MLM, and pictures alone, for MIM.
     data.paired_fraction = 1.0
     data.text_only_batch_size = 0
+    data.image_only_batch_size = 0
     data.threads = 0  # 0: as many as the host has cores
 
     if recipe.options["data"]:

@@ -87,7 +87,9 @@ def synthetic_batch(recipe: Recipe, seed: int = 0) -> Batch:
     """Random pictures and captions of every length, made for the recipe's mesh."""
     random = np.random.default_rng(seed)
     abstract = recipe.abstract_batch()
-    image = random.integers(0, 256, abstract.image.shape, np.uint8)
+
+    def pictures(shape: tuple[int, ...]) -> np.ndarray:
+        return random.integers(0, 256, shape, np.uint8)
 
     def captions(shape: tuple[int, ...]) -> np.ndarray:
         text = random.integers(3, recipe.config.model.vocabulary_size, shape, np.int32)
@@ -96,10 +98,12 @@ def synthetic_batch(recipe: Recipe, seed: int = 0) -> Batch:
         return text
 
     arrays = {
-        "image": image,
+        "image": pictures(abstract.image.shape),
         "text": captions(abstract.text.shape),
-        "caption_hash": np.arange(1, len(image) + 1, dtype=np.uint32),
+        "caption_hash": np.arange(1, recipe.rows.pairs + 1, dtype=np.uint32),
     }
+    if abstract.image_only is not None:
+        arrays["image_only"] = pictures(abstract.image_only.shape)
     if abstract.text_only is not None:
         arrays["text_only"] = captions(abstract.text_only.shape)
     return Batch(

@@ -106,18 +106,20 @@ def _batches_from(recipe: Recipe, first_step: int) -> Iterator[Batch]:
     from oner_jax.data import pipeline
 
     config = recipe.config
-    pair_rows = LocalRows(recipe.mesh, config.batch_size)
-    text_only_rows = LocalRows(recipe.mesh, config.data.text_only_batch_size)
-    rows = dict.fromkeys(Batch._fields, pair_rows) | {"text_only": text_only_rows}
+    rows = {
+        name: LocalRows(recipe.mesh, leaf.shape[0])
+        for name, leaf in recipe.abstract_batch()._asdict().items()
+        if leaf is not None
+    }
     for arrays in pipeline.training_batches(
         pipeline.DataOptions.from_config(config),
         global_batch_size=config.batch_size,
         seed=config.seed,
         first_step=first_step,
-        rows=pair_rows.numbers,
-        text_only_rows=text_only_rows.numbers,
+        rows=rows["text"].numbers,
+        text_only_rows=rows["text_only"].numbers if "text_only" in rows else None,
     ):
-        yield Batch(**{name: rows[name].globally(arrays[name]) for name in rows if name in arrays})
+        yield Batch(**{name: own.globally(arrays[name]) for name, own in rows.items()})
 
 
 def main(_: Sequence[str]) -> None:

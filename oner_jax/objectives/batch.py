@@ -6,19 +6,29 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Int, UInt8, UInt32
 
-from oner_jax.objectives.masking import MaskedWords
+from oner_jax.objectives.masking import MaskedImages, MaskedWords
 
 
 class Batch(NamedTuple):
     """What a step receives from the pipeline.
 
-    `text_only` are captions without a picture, for the terms that need none (MLM).
+    `image_only` are pictures without a caption and `text_only` captions without a picture, for the
+    terms that need no pair (MIM, MLM).
     """
 
     image: UInt8[Array, "b h w 3"]
     text: Int[Array, "b length"]
     caption_hash: UInt32[Array, "b"]
+    image_only: UInt8[Array, "i h w 3"] | None = None
     text_only: Int[Array, "e length"] | None = None
+
+
+class BatchRows(NamedTuple):
+    """How many rows of each kind a global batch has."""
+
+    pairs: int
+    image_only: int = 0
+    text_only: int = 0
 
 
 class PreparedBatch(NamedTuple):
@@ -34,6 +44,7 @@ class PreparedBatch(NamedTuple):
     words: MaskedWords
     joint_words: MaskedWords
     row: Int[Array, "b"]
+    image_only: MaskedImages | None = None
     text_only: MaskedWords | None = None
 
 

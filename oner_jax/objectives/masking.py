@@ -9,12 +9,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from oner_jax.models.inputs import PAD_ID
 
 # BERT's recipe for a hidden token: 80 % mask token, 10 % a random word, 10 % left as it is.
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
+
+
+class MaskedImages(NamedTuple):
+    """Pictures, and which of their patches are hidden."""
+
+    image: UInt8[Array, "b h w 3"]
+    patch_mask: Bool[Array, "b patches"]
 
 
 class MaskedWords(NamedTuple):

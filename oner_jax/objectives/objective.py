@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from oner_jax.errors import InputError
 from oner_jax.models.architectures import ARCHITECTURES, Backbone
@@ -25,7 +25,7 @@ from oner_jax.models.views import CLS_ALONE, VIEWS, PairInputs, View, ViewStates
 from oner_jax.objectives import masking, reconstruction
 from oner_jax.objectives.batch import Batch, PreparedBatch, TextFormat
 from oner_jax.objectives.contrastive import Form, Keys, Queries, contrast, mix
-from oner_jax.objectives.masking import MaskedWords
+from oner_jax.objectives.masking import MaskedImages, MaskedWords
 from oner_jax.objectives.settings import ObjectiveSettings
 from oner_jax.objectives.terms import CONTRASTIVE_TERMS, RECONSTRUCTION_TERMS, Reconstruction
 from oner_jax.parallel.mesh import batch_sharding
@@ -95,7 +95,10 @@ class Objective:
         return self.settings.key_source == "momentum"
 
     def prepare(self, key: Key[Array, ""], batch: Batch) -> PreparedBatch:
-        """Draw the masks of the global batch: one for images, two independent ones for words."""
+        """Draw the masks of the global batch: one for images, two independent ones for words.
+
+        Pictures and captions that stand alone have masks of their own.
+        """
         image_key, word_key, joint_key = jax.random.split(key, 3)
         rows = batch.text.shape[0]
         word_start = jnp.asarray(self.text.word_start)
@@ -112,34 +115,45 @@ class Objective:
                 fraction=self._word_mask_fraction,
             )
 
-        patch_mask = masking.draw_patch_mask(
-            image_key,
-            rows,
-            self.model.patches_per_side,
-            self.settings.image_mask_block_patches,
-            self._image_mask_fraction,
-        )
-        hashes = batch.caption_hash
+        def patches(key: Key[Array, ""], rows: int) -> Bool[Array, "n patches"]:
+            return masking.draw_patch_mask(
+                key,
+                rows,
+                self.model.patches_per_side,
+                self.settings.image_mask_block_patches,
+                self._image_mask_fraction,
+            )
+
+        hashes, pictures, captions = batch.caption_hash, batch.image_only, batch.text_only
         return PreparedBatch(
             image=batch.image,
             text=batch.text,
             caption_hash=hashes if self.settings.mask_equal_captions else jnp.zeros_like(hashes),
-            patch_mask=patch_mask,
+            patch_mask=patches(image_key, rows),
             words=words(word_key, batch.text),
             joint_words=words(joint_key, batch.text),
             row=jnp.arange(rows),
+            image_only=None
+            if pictures is None
+            else MaskedImages(
+                pictures, patches(jax.random.fold_in(image_key, 1), pictures.shape[0])
+            ),
             text_only=None
-            if batch.text_only is None
-            else words(jax.random.fold_in(word_key, 1), batch.text_only),
+            if captions is None
+            else words(jax.random.fold_in(word_key, 1), captions),
         )
 
     def totals(self, batch: PreparedBatch) -> Scalars:
         """Counts over the global batch that the terms' sums are divided by."""
-        words = batch.words.weights.sum()
+        pairs, words = batch.row.shape[0], batch.words.weights.sum()
+        images = pairs
+        if batch.image_only is not None:
+            images += batch.image_only.image.shape[0]
         if batch.text_only is not None:
             words += batch.text_only.weights.sum()
         return {
-            "pairs": jnp.float32(batch.row.shape[0]),
+            "pairs": jnp.float32(pairs),
+            "images": jnp.float32(images),
             "words": jnp.maximum(words, 1.0),
             "joint_words": jnp.maximum(batch.joint_words.weights.sum(), 1.0),
         }
@@ -189,12 +203,11 @@ class Objective:
             )
             for name, rebuilt in self.reconstructive.items()
         }
+        # Halves of no pair are more of the same to MIM and MLM: one mean over all of them.
+        if batch.image_only is not None:
+            metrics["loss/mim"] += self._pictures_alone(model, batch.image_only, totals)
         if batch.text_only is not None:
-            # Captions without a picture are more of the same to MLM: one mean over all of them.
-            text = PairInputs(None, batch.text_only.inputs, None)
-            slots = {"T": Wanted(words=batch.text_only.positions)}
-            alone = model.backbone.encode(text, [VIEWS["T"]], slots)["T"]
-            metrics["loss/mlm"] += _word_error(model, alone, batch.text_only) / totals["words"]
+            metrics["loss/mlm"] += self._captions_alone(model, batch.text_only, totals)
         return features, metrics
 
     def contrast_losses(
@@ -280,6 +293,39 @@ class Objective:
             for term in self.reconstructive.values()
         }
 
+    def _pictures_alone(
+        self, model: PretrainingModel, pictures: MaskedImages, totals: Mapping[str, jax.Array]
+    ) -> jax.Array:
+        """Their share of MIM."""
+        images = normalize_pixels(pictures.image)
+        hidden = reconstruction.masked_patch_indices(pictures.patch_mask, self.hidden_patches)
+        inputs = PairInputs(images, None, None, pictures.patch_mask)
+        states = model.backbone.encode(inputs, [VIEWS["I"]], {"I": Wanted(patches=hidden)})["I"]
+        return self._pixel_share(model, states, images, hidden, totals["images"])
+
+    def _captions_alone(
+        self, model: PretrainingModel, captions: MaskedWords, totals: Mapping[str, jax.Array]
+    ) -> jax.Array:
+        """Their share of MLM."""
+        inputs = PairInputs(None, captions.inputs, None)
+        slots = {"T": Wanted(words=captions.positions)}
+        states = model.backbone.encode(inputs, [VIEWS["T"]], slots)["T"]
+        return _word_error(model, states, captions) / totals["words"]
+
+    def _pixel_share(
+        self,
+        model: PretrainingModel,
+        states: ViewStates,
+        images: Float[Array, "n h w 3"],
+        hidden: Int[Array, "n hidden"],
+        total_images: jax.Array,
+    ) -> jax.Array:
+        """Of the mean over the hidden pixels of `total_images` images."""
+        assert states.image is not None
+        predicted = model.pixel_head(states.image)
+        error = reconstruction.pixel_error(predicted, images, hidden, self.model.patch_size)
+        return error / (total_images * self.hidden_patches * predicted.shape[-1])
+
     def _words(self, term: Reconstruction, batch: PreparedBatch) -> MaskedWords:
         return batch.joint_words if VIEWS[term.view].image else batch.words
 
@@ -295,14 +341,9 @@ class Objective:
     ) -> jax.Array:
         loss = jnp.float32(0)
         if term.pixels and self.hidden_patches:
-            assert states.image is not None
             assert inputs.images is not None
-            predicted = model.pixel_head(states.image)
-            pixels = totals["pairs"] * self.hidden_patches * predicted.shape[-1]
-            loss += (
-                reconstruction.pixel_error(predicted, inputs.images, hidden, self.model.patch_size)
-                / pixels
-            )
+            images = totals["pairs" if VIEWS[term.view].text else "images"]
+            loss += self._pixel_share(model, states, inputs.images, hidden, images)
         if term.words and self.word_slots:
             words = self._words(term, batch)
             count = totals["joint_words" if VIEWS[term.view].image else "words"]

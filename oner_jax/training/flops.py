@@ -16,6 +16,7 @@ from oner_jax.models.inputs import convolution_shapes
 from oner_jax.models.settings import ModelSettings
 from oner_jax.models.tower import SAVED_NAMES
 from oner_jax.models.views import VIEWS, View
+from oner_jax.objectives.batch import BatchRows
 from oner_jax.objectives.objective import Objective
 
 
@@ -34,7 +35,8 @@ class StepFlops(NamedTuple):
     """FLOPs of one training step for one pair, forward and backward, by part.
 
     `keys` is the forward pass of the momentum twin with its projections, `heads` the online
-    projections and predictions.
+    projections and predictions, `unpaired` a pair's share of the pictures and captions that a step
+    has besides its pairs.
     """
 
     stem: int
@@ -44,14 +46,15 @@ class StepFlops(NamedTuple):
     words: int
     keys: int
     contrast: int
+    unpaired: float
 
     @property
-    def total(self) -> int:
+    def total(self) -> float:
         return sum(self)
 
 
-def step_flops(model: ModelSettings, objective: Objective, batch_size: int) -> StepFlops:
-    """FLOPs for one pair of a global batch of `batch_size`."""
+def step_flops(model: ModelSettings, objective: Objective, rows: BatchRows) -> StepFlops:
+    """FLOPs for one pair of a global batch of `rows`."""
     online, keys = objective.online_views, objective.key_views
     contrasted = [VIEWS[name] for name in sorted(objective.contrasted_views)]
     predictor = (model.projection_width, model.predictor_hidden_width, model.projection_width)
@@ -60,28 +63,30 @@ def step_flops(model: ModelSettings, objective: Objective, batch_size: int) -> S
         stem=2 * _stem_flops(model) * any(view.image for view in online),
         tower=3 * _tower_flops(model, _online_passages(model, objective)),
         heads=3 * (_projection_flops(model, contrasted) + len(contrasted) * prediction),
-        pixels=3 * _pixel_flops(model, objective),
-        words=3 * _word_flops(model, objective),
+        pixels=3 * _pixel_terms(objective) * _pixel_flops(model, objective),
+        words=3 * _word_terms(objective) * _word_flops(model, objective),
         keys=_stem_flops(model) * any(view.image for view in keys)
         + _tower_flops(model, ARCHITECTURES[model.architecture].passages(model, keys, {}))
         + _projection_flops(model, keys),
-        contrast=(2 if objective.has_twin else 3) * _logits_flops(model, objective, batch_size),
+        contrast=(2 if objective.has_twin else 3) * _logits_flops(model, objective, rows.pairs),
+        unpaired=_unpaired_flops(model, objective, rows),
     )
 
 
-def recomputed_fraction(model: ModelSettings, objective: Objective, batch_size: int) -> float:
+def recomputed_fraction(model: ModelSettings, objective: Objective, rows: BatchRows) -> float:
     """Share of the step's FLOPs that it does a second time.
 
     That is what `model.remat` does not keep and, where keys carry a gradient, the logits.
     """
-    twice = 0 if objective.has_twin else _logits_flops(model, objective, batch_size)
+    twice: float = 0 if objective.has_twin else _logits_flops(model, objective, rows.pairs)
     # A layer's output is the next one's input, which is always kept; the last keeps all it needs.
     kept = {"mlp_output", *SAVED_NAMES.get(model.remat, ())}
-    for passage in _online_passages(model, objective) if model.remat != "none" else []:
-        layer = layer_flops(model, passage.tokens, passage.keys)._asdict()
-        again = sum(flops for name, flops in layer.items() if name not in kept)
-        twice += (passage.layers - 1) * again
-    return twice / step_flops(model, objective, batch_size).total
+    if model.remat != "none":
+        for share, passage in _shared_passages(model, objective, rows):
+            layer = layer_flops(model, passage.tokens, passage.keys)._asdict()
+            again = sum(flops for name, flops in layer.items() if name not in kept)
+            twice += share * (passage.layers - 1) * again
+    return twice / step_flops(model, objective, rows).total
 
 
 def layer_flops(
@@ -113,6 +118,36 @@ def _online_passages(model: ModelSettings, objective: Objective) -> list[Passage
     return architecture.passages(model, objective.online_views, objective.wanted_tokens)
 
 
+def _passages_alone(model: ModelSettings, objective: Objective, view: str) -> list[Passage]:
+    """Of a picture or caption without its other half."""
+    wanted = {"I": objective.hidden_patches, "T": objective.word_slots}
+    return ARCHITECTURES[model.architecture].passages(model, [VIEWS[view]], wanted)
+
+
+def _shared_passages(
+    model: ModelSettings, objective: Objective, rows: BatchRows
+) -> list[tuple[float, Passage]]:
+    """Every online passage of a step, and how many such there are for one pair."""
+    shared: list[tuple[float, Passage]] = [(1.0, p) for p in _online_passages(model, objective)]
+    for view, number in (("I", rows.image_only), ("T", rows.text_only)):
+        if number:
+            alone = _passages_alone(model, objective, view)
+            shared += [(number / rows.pairs, passage) for passage in alone]
+    return shared
+
+
+def _unpaired_flops(model: ModelSettings, objective: Objective, rows: BatchRows) -> float:
+    flops = 0
+    if rows.image_only:
+        tower = _tower_flops(model, _passages_alone(model, objective, "I"))
+        rebuilt = 3 * (tower + _pixel_flops(model, objective))
+        flops += rows.image_only * (2 * _stem_flops(model) + rebuilt)
+    if rows.text_only:
+        tower = _tower_flops(model, _passages_alone(model, objective, "T"))
+        flops += rows.text_only * 3 * (tower + _word_flops(model, objective))
+    return flops / rows.pairs
+
+
 def _tower_flops(model: ModelSettings, passages: Sequence[Passage]) -> int:
     flops = 0
     for tokens, keys, layers, answers in passages:
@@ -138,16 +173,22 @@ def _stem_flops(model: ModelSettings) -> int:
     return flops + model.patches * dense_flops(channels, model.width)
 
 
+def _pixel_terms(objective: Objective) -> int:
+    return sum(term.pixels for term in objective.reconstructive.values())
+
+
 def _pixel_flops(model: ModelSettings, objective: Objective) -> int:
-    terms = sum(term.pixels for term in objective.reconstructive.values())
-    return terms * objective.hidden_patches * dense_flops(model.width, 3 * model.patch_size**2)
+    """Of the pixels of one view."""
+    return objective.hidden_patches * dense_flops(model.width, 3 * model.patch_size**2)
+
+
+def _word_terms(objective: Objective) -> int:
+    return sum(term.words for term in objective.reconstructive.values())
 
 
 def _word_flops(model: ModelSettings, objective: Objective) -> int:
-    """At the slots for hidden words only; a slot that stays empty is computed all the same."""
-    terms = sum(term.words for term in objective.reconstructive.values())
-    per_slot = dense_flops(model.width, model.width, model.vocabulary_size)
-    return terms * objective.word_slots * per_slot
+    """Of one view, at its slots for hidden words; an empty slot is computed all the same."""
+    return objective.word_slots * dense_flops(model.width, model.width, model.vocabulary_size)
 
 
 def _logits_flops(model: ModelSettings, objective: Objective, batch_size: int) -> int:
@@ -156,16 +197,17 @@ def _logits_flops(model: ModelSettings, objective: Objective, batch_size: int) -
     return pairs * dense_flops(model.projection_width, batch_size)
 
 
-def saved_bytes(model: ModelSettings, objective: Objective) -> int:
+def saved_bytes(model: ModelSettings, objective: Objective, rows: BatchRows) -> float:
     """Bytes that the online tower keeps for its backward pass, for one pair, by `model.remat`.
 
-    Of "none" it is what "cheap" keeps: a lower bound, as XLA decides what else to keep.
+    A pair's share of unpaired pictures and captions is in it. Of "none" it is what "cheap" keeps:
+    a lower bound, as XLA decides what else to keep.
     """
     widths = {"qkv": 3 * model.width, "mlp_hidden": model.mlp_width}
     kept = SAVED_NAMES.get("cheap" if model.remat == "none" else model.remat, ())
     width = model.width + sum(widths.get(name, model.width) for name in kept)
-    online = _online_passages(model, objective)
-    tokens = sum((passage.layers - 1) * passage.tokens for passage in online)
-    answers = sum(passage.answers for passage in online)
-    last_keys_and_values = 2 * model.width * sum(passage.tokens for passage in online)
+    online = _shared_passages(model, objective, rows)
+    tokens = sum(share * (passage.layers - 1) * passage.tokens for share, passage in online)
+    answers = sum(share * passage.answers for share, passage in online)
+    last_keys_and_values = 2 * model.width * sum(share * each.tokens for share, each in online)
     return ((tokens + answers) * width + last_keys_and_values) * model.compute_dtype.itemsize

@@ -81,7 +81,7 @@ class Plan:
     batch_size: int
     remat: str
     memory: Memory
-    flops_per_pair: dict[str, int]
+    flops_per_pair: dict[str, float]
     recomputed_fraction: float
     compiled_ratio: float | None
     collectives: list[Collective]
@@ -234,7 +234,7 @@ def _plan(
     config, chip = recipe.config, topology.chip
     flops = recipe.flops
     device_flops = flops.total * config.batch_size / recipe.mesh.size
-    recomputed = recomputed_fraction(recipe.model.settings, recipe.objective, config.batch_size)
+    recomputed = recomputed_fraction(recipe.model.settings, recipe.objective, recipe.rows)
     collectives = [] if program is None else program.collectives()
     roofline, ratio = None, None
     if program is not None:
@@ -285,7 +285,7 @@ def _roofline(
 def _arithmetic_plan(recipe: Recipe, topology: Topology) -> Plan:
     """Without a compiler: state, saved activations, gradients between cards."""
     pairs = recipe.config.batch_size // recipe.config.accumulation_steps // recipe.mesh.size
-    saved = pairs * saved_bytes(recipe.model.settings, recipe.objective)
+    saved = int(pairs * saved_bytes(recipe.model.settings, recipe.objective, recipe.rows))
     gradients = _device_bytes(recipe.abstract.parameters)
     memory = _memory(recipe, topology.chip, temporaries=saved + gradients, program=0, refused=False)
     return _plan(recipe, topology, memory)

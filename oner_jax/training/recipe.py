@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from oner_jax.errors import InputError
 from oner_jax.models.pretraining import PureModel
 from oner_jax.models.settings import ModelSettings
-from oner_jax.objectives.batch import Batch, TextFormat
+from oner_jax.objectives.batch import Batch, BatchRows, TextFormat
 from oner_jax.objectives.objective import Objective
 from oner_jax.objectives.settings import ObjectiveSettings
 from oner_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
@@ -41,9 +41,14 @@ class Recipe:
     step: jax.stages.Wrapped
 
     @property
+    def rows(self) -> BatchRows:
+        """How many rows of each kind a global batch has."""
+        return _rows(self.config)
+
+    @property
     def flops(self) -> StepFlops:
         """Analytic FLOPs of a step for each pair."""
-        return step_flops(self.model.settings, self.objective, self.config.batch_size)
+        return step_flops(self.model.settings, self.objective, self.rows)
 
     @classmethod
     def from_config(
@@ -52,7 +57,7 @@ class Recipe:
         """Build everything but arrays. Raises InputError for a config that cannot run."""
         mesh = make_mesh(config.mesh.to_dict()) if mesh is None else mesh
         check_batch_size(config.batch_size, config.accumulation_steps, mesh)
-        _check_text_only(config, mesh)
+        _check_unpaired(config, mesh)
         settings = ModelSettings.from_config(config.model)
         model = PureModel(settings)
         objective = Objective(ObjectiveSettings.from_config(config.objective), settings, text, mesh)
@@ -87,15 +92,17 @@ class Recipe:
 
     def abstract_batch(self) -> Batch:
         """Shapes, types and shardings of a global batch."""
-        rows, shape = self.config.batch_size, self.model.settings
+        rows, shape = self.rows, self.model.settings
+        pixels = (shape.image_size, shape.image_size, 3)
         leaves: dict[str, Any] = {
-            "image": ((rows, shape.image_size, shape.image_size, 3), jnp.uint8),
-            "text": ((rows, shape.text_tokens), jnp.int32),
-            "caption_hash": ((rows,), jnp.uint32),
+            "image": ((rows.pairs, *pixels), jnp.uint8),
+            "text": ((rows.pairs, shape.text_tokens), jnp.int32),
+            "caption_hash": ((rows.pairs,), jnp.uint32),
         }
-        text_only_rows = self.config.data.text_only_batch_size
-        if text_only_rows:
-            leaves["text_only"] = ((text_only_rows, shape.text_tokens), jnp.int32)
+        if rows.image_only:
+            leaves["image_only"] = ((rows.image_only, *pixels), jnp.uint8)
+        if rows.text_only:
+            leaves["text_only"] = ((rows.text_only, shape.text_tokens), jnp.int32)
         sharding = batch_sharding(self.mesh)
         for name, (size, dtype) in leaves.items():
             leaves[name] = jax.ShapeDtypeStruct(size, dtype, sharding=sharding)
@@ -112,16 +119,32 @@ class Recipe:
         return jax.jit(make, out_shardings=_shardings(self.abstract))()
 
 
-def _check_text_only(config: ConfigDict, mesh: Mesh) -> None:
-    rows = config.data.text_only_batch_size
-    if not rows:
-        return
-    if not config.objective.weights.get("mlm", 0):
-        raise InputError(
-            f"data.text_only_batch_size={rows}: captions without pictures are for MLM, but "
-            "objective.weights.mlm is 0"
-        )
-    check_batch_size(rows, config.accumulation_steps, mesh, name="data.text_only_batch_size")
+def _rows(config: ConfigDict) -> BatchRows:
+    return BatchRows(
+        config.batch_size, config.data.image_only_batch_size, config.data.text_only_batch_size
+    )
+
+
+def _check_unpaired(config: ConfigDict, mesh: Mesh) -> None:
+    """Raise InputError where nothing would be learned from the halves of no pair."""
+    rows, objective = _rows(config), config.objective
+    for kind, what, term, fraction in (
+        ("image_only", "pictures without captions", "mim", "image_mask_fraction"),
+        ("text_only", "captions without pictures", "mlm", "word_mask_fraction"),
+    ):
+        number, key = getattr(rows, kind), f"data.{kind}_batch_size"
+        if not number:
+            continue
+        for name, value in (
+            (f"weights.{term}", objective.weights.get(term, 0)),
+            (fraction, objective[fraction]),
+        ):
+            if value <= 0:
+                raise InputError(
+                    f"{key}={number}: {what} are for {term.upper()}, but objective.{name} is "
+                    f"{value}: raise it, or set {key} to 0"
+                )
+        check_batch_size(number, config.accumulation_steps, mesh, name=key)
 
 
 def _shardings(abstract: TrainState) -> TrainState:

@@ -190,6 +190,40 @@ def test_captions_without_pictures_join_the_mean_of_mlm():
     np.testing.assert_allclose(metrics["loss/mlm"], np.mean(surprises), rtol=1e-5)
 
 
+def test_pictures_without_captions_join_the_mean_of_mim():
+    settings = small.settings()
+    weights = {"itc": 1.0, "mim": 1.0, "mmm": 1.0}
+    model, objective = PureModel(settings), small.objective(settings, weights)
+    parameters = small.parameters(model)
+    pairs = small.batch(settings)
+    batch = pairs._replace(image_only=small.batch(settings, size=5, seed=9).image)
+    _, metrics, prepared = loss_and_masks(
+        model, objective, parameters, parameters["backbone"], batch
+    )
+    oracle = Oracle(parameters, patch_size=settings.patch_size, heads=settings.heads)
+    alone = prepared.image_only
+    images = np.concatenate([pairs.image, alone.image]).astype(np.float64) / 127.5 - 1
+    errors = []
+    for image, mask in zip(images, np.r_[prepared.patch_mask, alone.patch_mask], strict=True):
+        states = oracle.view(oracle.p["backbone"], image=image, patch_mask=mask)
+        errors.append(np.abs(oracle.pixels(states[1:])[mask] - oracle.patches(image)[mask]))
+    np.testing.assert_allclose(metrics["loss/mim"], np.mean(np.concatenate(errors)), rtol=1e-5)
+    without = loss_and_masks(model, objective, parameters, parameters["backbone"], pairs)[1]
+    for name in ("loss/itc", "loss/mmm"):
+        np.testing.assert_allclose(metrics[name], without[name], rtol=1e-6, err_msg=name)
+
+
+def test_pictures_alone_are_hidden_by_masks_of_their_own():
+    settings = small.settings()
+    batch = small.batch(settings)
+    prepared = small.objective(settings).prepare(
+        jax.random.key(0), batch._replace(image_only=batch.image)
+    )
+    own = np.asarray(prepared.image_only.patch_mask)
+    np.testing.assert_array_equal(own.sum(axis=1), prepared.patch_mask.sum(axis=1))
+    assert (own != prepared.patch_mask).any()
+
+
 def test_contrast_alone_sees_unmasked_inputs():
     settings = small.settings()
     objective = small.objective(settings, {"itc": 1.0})

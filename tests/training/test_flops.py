@@ -9,9 +9,12 @@ from flax import nnx
 
 from oner_jax.models.inputs import ConvolutionStem
 from oner_jax.models.pretraining import PureModel
+from oner_jax.objectives.batch import BatchRows
 from oner_jax.training.flops import recomputed_fraction, step_flops
 from oner_jax.training.gradients import make_gradient_function
 from tests import small
+
+PAIRS = BatchRows(8)
 
 
 def product_flops(jaxpr) -> int:
@@ -37,10 +40,14 @@ def _is_jaxpr(value) -> bool:
     return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
-def traced_flops(settings, weights, **constants) -> float:
-    """Of keys, loss and gradient for a batch of 8, per pair."""
+def traced_flops(settings, weights, rows=PAIRS, **constants) -> float:
+    """Of keys, loss and gradient for a batch of `rows`, per pair."""
     model, objective = PureModel(settings), small.objective(settings, weights, **constants)
-    batch = small.batch(settings)
+    batch = small.batch(settings, rows.pairs)
+    if rows.image_only:
+        batch = batch._replace(image_only=small.batch(settings, rows.image_only).image)
+    if rows.text_only:
+        batch = batch._replace(text_only=small.batch(settings, rows.text_only).text)
     parameters = model.abstract_parameters
 
     def step(parameters, batch):
@@ -49,7 +56,7 @@ def traced_flops(settings, weights, **constants) -> float:
         return gradients(parameters, parameters["backbone"], prepared)
 
     jaxpr = jax.make_jaxpr(step)(parameters, batch)
-    return product_flops(jaxpr.jaxpr) / batch.text.shape[0]
+    return product_flops(jaxpr.jaxpr) / rows.pairs
 
 
 @pytest.mark.parametrize(
@@ -65,7 +72,7 @@ def traced_flops(settings, weights, **constants) -> float:
 )
 def test_step_flops_count_every_product_of_the_step(weights):
     settings = small.settings()
-    counted = step_flops(settings, small.objective(settings, weights), 8)
+    counted = step_flops(settings, small.objective(settings, weights), PAIRS)
     assert counted.total == traced_flops(settings, weights)
 
 
@@ -80,8 +87,21 @@ def test_step_flops_count_every_product_of_the_step(weights):
 )
 def test_of_every_architecture(architecture, weights):
     settings = small.settings(architecture=architecture)
-    counted = step_flops(settings, small.objective(settings, weights), 8)
+    counted = step_flops(settings, small.objective(settings, weights), PAIRS)
     assert counted.total == traced_flops(settings, weights)
+
+
+@pytest.mark.parametrize("architecture", ["one_tower", "two_legs"])
+@pytest.mark.parametrize("rows", [BatchRows(8, 4, 0), BatchRows(8, 0, 12), BatchRows(8, 3, 5)])
+def test_pictures_and_captions_alone_count_for_the_pairs_beside_them(architecture, rows):
+    settings = small.settings(architecture=architecture, remat="cheap")
+    weights = {"itc": 1.0, "mim": 1.0, "mlm": 1.0}
+    objective = small.objective(settings, weights)
+    total = step_flops(settings, objective, rows).total
+    again = total * recomputed_fraction(settings, objective, rows)
+    assert total + again == pytest.approx(traced_flops(settings, weights, rows), rel=1e-12)
+    alone = dataclasses.replace(settings, remat="none")
+    assert total == pytest.approx(traced_flops(alone, weights, rows), rel=1e-12)
 
 
 @pytest.mark.parametrize("form", ["softmax", "sigmoid"])
@@ -91,8 +111,8 @@ def test_keys_with_a_gradient_meet_the_queries_twice(form):
     )
     constants = {"key_source": "online", "form": form}
     objective = small.objective(settings, {"itc": 1.0}, **constants)
-    total = step_flops(settings, objective, 8).total
-    again = total * recomputed_fraction(settings, objective, 8)
+    total = step_flops(settings, objective, PAIRS).total
+    again = total * recomputed_fraction(settings, objective, PAIRS)
     assert total + again == pytest.approx(traced_flops(settings, {"itc": 1.0}, **constants))
 
 
@@ -102,7 +122,7 @@ def test_recomputed_fraction_is_what_remat_adds(remat):
     objective = small.objective(settings)
     bare = traced_flops(dataclasses.replace(settings, remat="none"), small.ALL_TERMS)
     added = traced_flops(settings, small.ALL_TERMS) / bare - 1
-    assert recomputed_fraction(settings, objective, 8) == pytest.approx(added, rel=1e-12)
+    assert recomputed_fraction(settings, objective, PAIRS) == pytest.approx(added, rel=1e-12)
 
 
 @pytest.mark.parametrize(("first_stride", "residual_layers"), [(2, 0), (4, 1)])
@@ -116,4 +136,4 @@ def test_convolutional_stem(first_stride, residual_layers):
     stem = ConvolutionStem(settings, rngs=nnx.Rngs(0))
     images = jax.ShapeDtypeStruct((1, settings.image_size, settings.image_size, 3), "float32")
     traced = product_flops(jax.make_jaxpr(stem)(images).jaxpr)
-    assert step_flops(settings, small.objective(settings), 8).stem == 2 * traced
+    assert step_flops(settings, small.objective(settings), PAIRS).stem == 2 * traced

@@ -31,7 +31,15 @@ def assert_same_step(result, other):
     jax.tree.map(close, state, other_state)
 
 
-def run(sizes, micro_batches=1, steps=2, shape=(), rules=meshes.DEFAULT_RULES, **objective_changes):
+def run(
+    sizes,
+    micro_batches=1,
+    steps=2,
+    shape=(),
+    rules=meshes.DEFAULT_RULES,
+    unpaired=False,
+    **objective_changes,
+):
     """Metrics and state after `steps` of one batch on a (slice, data, fsdp, tensor) mesh."""
     settings = small.settings(**dict(shape))
     model = PureModel(settings)
@@ -63,7 +71,11 @@ def run(sizes, micro_batches=1, steps=2, shape=(), rules=meshes.DEFAULT_RULES, *
         lambda: init_state(model, optimizer, 0, has_twin=objective.has_twin),
         out_shardings=shardings,
     )()
-    batch = jax.device_put(small.batch(settings, size=16), meshes.batch_sharding(mesh))
+    batch = small.batch(settings, size=16)
+    if unpaired:
+        alone = small.batch(settings, size=16, seed=9)
+        batch = batch._replace(image_only=alone.image, text_only=alone.text)
+    batch = jax.device_put(batch, meshes.batch_sharding(mesh))
     for _ in range(steps):
         state, metrics = step(state, batch)
     return jax.device_get((metrics, state))
@@ -118,6 +130,22 @@ def clip_on_one_device(form):
 )
 def test_keys_with_gradient_add_up_over_meshes_and_micro_batches(form, sizes, micro_batches):
     jax.tree.map(close, run(sizes, micro_batches, form=form, **CLIP), clip_on_one_device(form))
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        {"weights": {"itc": 1.0, "mim": 1.0, "mlm": 1.0}},
+        {"weights": {"itc": 1.0, "mim": 1.0, "mlm": 1.0}, "key_source": "online"},
+        {"shape": (("architecture", "two_legs"),), "weights": small.ALL_TERMS},
+    ],
+    ids=["keys first", "cached gradients", "two legs"],
+)
+def test_halves_of_no_pair_add_up_over_meshes_and_micro_batches(arm):
+    whole = run((1, 1, 1, 1), unpaired=True, **arm)
+    assert_same_step(run((1, 2, 4, 1), 2, unpaired=True, **arm), whole)
+    for term in ("loss/mim", "loss/mlm"):
+        assert whole[0][term] != run((1, 1, 1, 1), **arm)[0][term]
 
 
 def test_a_model_without_a_twin_learns_its_logit_scale():
