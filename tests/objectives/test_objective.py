@@ -219,6 +219,7 @@ def test_pictures_alone_are_hidden_by_masks_of_their_own():
     prepared = small.objective(settings).prepare(
         jax.random.key(0), batch._replace(image_only=batch.image)
     )
+    assert prepared.image_only is not None
     own = np.asarray(prepared.image_only.patch_mask)
     np.testing.assert_array_equal(own.sum(axis=1), prepared.patch_mask.sum(axis=1))
     assert (own != prepared.patch_mask).any()
