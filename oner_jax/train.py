@@ -7,10 +7,10 @@ checkpoint; data order, masks and result are those of a run that never stopped.
 import functools
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
+from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from oner_jax import configuration
@@ -31,10 +31,10 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:ar
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
 
 
-def train(config: ConfigDict, folder: Path) -> TrainState:
+def train(config: ConfigDict, folder: epath.Path) -> TrainState:
     """Train as `config` says, in `folder`, from its last checkpoint if there is one."""
     # TensorFlow takes seconds to import and only the input needs it.
-    from oner_jax.data import pipeline, records
+    from oner_jax.data import records
     from oner_jax.data.options import DataOptions
 
     # What there is to train on. Everything is checked before anything is made.
@@ -54,16 +54,15 @@ def train(config: ConfigDict, folder: Path) -> TrainState:
     recipe = Recipe.from_config(config, TextFormat(tokenizer.mask_id, tokenizer.word_start))
     data = {"train": split.name, "hash": split.content_hash, "records": pairs}
     distributed.check_equal({**dict(configuration.flatten(config)), **data})
-    if distributed.is_main():
-        workdir.open_workdir(folder, config)
-        workdir.write_manifest(
-            folder, mesh=recipe.mesh, parameters=recipe.abstract.parameters, data=data
-        )
-    distributed.wait_for_all("workdir")
-
-    with Checkpoints(folder, policy) as checkpoints:
+    with (
+        workdir.hold_workdir(folder, config) as lock,
+        Checkpoints(folder, policy, lock) as checkpoints,
+    ):
         state, first_step = _first_state(recipe, checkpoints, data)
         if distributed.is_main():
+            workdir.write_manifest(
+                folder, mesh=recipe.mesh, parameters=recipe.abstract.parameters, data=data
+            )
             text = workdir.describe(config, state.parameters, recipe.mesh, data, first_step)
             print(text, flush=True)
         log = MetricsLog(
@@ -130,7 +129,7 @@ def main(_: Sequence[str]) -> None:
         raise InputError("--workdir is missing: name a folder for the run")
     started = time.monotonic()
     with distributed.session():
-        train(CONFIG.value, Path(WORKDIR.value))
+        train(CONFIG.value, epath.Path(WORKDIR.value))
         if distributed.is_main():
             print(f"finished in {time.monotonic() - started:.0f} s: {WORKDIR.value}")
 

@@ -27,6 +27,7 @@ from oner_jax.models.settings import ModelSettings
 from oner_jax.parallel import distributed
 from oner_jax.training import integrity, items
 from oner_jax.training.checkpoint_policy import CheckpointPolicy, SaveClock
+from oner_jax.training.lock import Lock
 from oner_jax.training.step import TrainState
 from oner_jax.training.storage import failure_reason
 
@@ -42,9 +43,11 @@ class Checkpoints:
     StorageError where the storage fails, or has failed a save in the background.
     """
 
-    def __init__(self, workdir: epath.PathLike, policy: CheckpointPolicy):
+    def __init__(self, workdir: epath.PathLike, policy: CheckpointPolicy, lock: Lock | None = None):
+        """`lock` is that of the process that holds the workdir: without it nothing is saved."""
         self.directory = epath.Path(workdir).resolve() / DIRECTORY
         self.policy = policy
+        self._lock = lock
         self._clock = SaveClock(policy)
         self._searches = 0
         self._blocked_seconds = 0.0
@@ -134,7 +137,9 @@ class Checkpoints:
         self._blocked_seconds += time.monotonic() - began
 
     def check(self) -> None:
-        """Raise StorageError if a save in the background has failed."""
+        """Raise StorageError if a save in the background has failed, or the workdir is lost."""
+        if self._lock is not None:
+            self._lock.check()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             with self._storage("saved", self._saving):

@@ -5,12 +5,13 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
+from etils import epath
 from tqdm import tqdm
 
 from oner_jax.parallel.chips import Peak
+from oner_jax.training.storage import Lines
 
 FILE = "metrics.jsonl"
 
@@ -22,11 +23,10 @@ class MetricsLog:
     step stands in the file once.
     """
 
-    def __init__(self, workdir: Path | None, *, first_step: int, total_steps: int):
+    def __init__(self, workdir: epath.Path | None, *, first_step: int, total_steps: int):
         self._file = self._tensorboard = None
         if workdir is not None:
-            _truncate(workdir / FILE, first_step)
-            self._file = (workdir / FILE).open("a")
+            self._file = Lines(workdir / FILE, _lines_up_to(workdir / FILE, first_step))
             self._tensorboard = _tensorboard_writer(workdir)
         self._total_steps = total_steps
         self._bar = (
@@ -52,8 +52,7 @@ class MetricsLog:
         """Log `metrics` of the finished `step` (counted from 1)."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
+        self._file.append(json.dumps({"step": step, **metrics}))
         if self._tensorboard:
             self._tensorboard.write_scalars(step, dict(metrics))
         parts = {name.removeprefix("loss/"): metrics[name] for name in metrics if "loss" in name}
@@ -129,13 +128,10 @@ def _speed(metrics: Mapping[str, float]) -> str:
     return f"{metrics['pairs_per_sec']:.0f} pairs/s{mfu}"
 
 
-def _truncate(path: Path, step: int) -> None:
+def _lines_up_to(path: epath.Path, step: int) -> list[str]:
     if not path.exists():
-        return
-    lines = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(lines))
-    partial.replace(path)
+        return []
+    return [line for line in path.read_text().splitlines() if _step_of(line) <= step]
 
 
 def _step_of(line: str) -> float:
@@ -146,7 +142,7 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def _tensorboard_writer(workdir: Path) -> Any:
+def _tensorboard_writer(workdir: epath.Path) -> Any:
     """clu's TensorBoard writer, or None where TensorFlow is not installed."""
     try:
         from clu import metric_writers

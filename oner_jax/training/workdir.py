@@ -2,28 +2,34 @@
 
 config.json     the resolved config
 manifest.json   revision, package versions, mesh, devices, parameters, data
+lock.json       which process is at work in it
 metrics.jsonl   one object a log step, beside TensorBoard event files
 checkpoints/    Orbax
 eval/, report/  written by `oner_jax.evaluate`
 """
 
+import contextlib
 import importlib.metadata
 import json
 import math
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from oner_jax import configuration
 from oner_jax.errors import InputError
 from oner_jax.models.pretraining import Parameters
+from oner_jax.parallel import distributed
 from oner_jax.parallel.mesh import path_name
 from oner_jax.training.checkpoints import read_config
+from oner_jax.training.lock import LOCK_FILE, Lock
+from oner_jax.training.storage import write_whole
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
 
@@ -42,31 +48,40 @@ FREE_KEYS = (
 )
 
 
-def open_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Make `workdir` with its config, or check that it holds a run of the same config.
+@contextlib.contextmanager
+def hold_workdir(workdir: epath.Path, config: ConfigDict) -> Iterator[Lock | None]:
+    """Make `workdir` with its config, or check that it holds a run of the same config; inside, no
+    other run may have it. Process 0 does so, and has the lock, for all processes of the run.
 
-    Raises InputError where it holds another run, naming the keys that differ, or something else.
+    Raises InputError where it holds another run, naming the keys that differ, or something else,
+    and where a run is going on in it, naming that.
     """
+    if not distributed.is_main():
+        distributed.wait_for_all("workdir")
+        yield None
+        return
     if (workdir / "config.json").exists():
         _check_same_run(workdir, config)
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    elif workdir.exists() and (not workdir.is_dir() or _holds_something(workdir)):
         raise InputError(f"{workdir} exists and holds no run: choose a new or empty --workdir")
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{workdir} cannot be made: {error.strerror}") from None
-    write_whole(workdir / "config.json", configuration.to_json(config))
+    with contextlib.ExitStack() as stack:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(Lock(workdir))
+            write_whole(workdir / "config.json", configuration.to_json(config))
+        except OSError as error:
+            raise InputError(f"{workdir} cannot be written to: {error.strerror}") from None
+        distributed.wait_for_all("workdir")
+        yield lock
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: a reader never sees half a file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+def _holds_something(workdir: epath.Path) -> bool:
+    """Whether there is more in it than the lock of a run that ended before it began."""
+    return any(not path.name.startswith(LOCK_FILE) for path in workdir.iterdir())
 
 
 def write_manifest(
-    workdir: Path, *, mesh: Mesh, parameters: Parameters, data: Mapping[str, Any]
+    workdir: epath.Path, *, mesh: Mesh, parameters: Parameters, data: Mapping[str, Any]
 ) -> None:
     """What a later reader needs to know of this run beyond its config."""
     manifest = {
@@ -123,14 +138,17 @@ def describe(
     )
 
 
-def _check_same_run(workdir: Path, config: ConfigDict) -> None:
+def _check_same_run(workdir: epath.Path, config: ConfigDict) -> None:
     before = dict(configuration.flatten(read_config(workdir)))
     # Through JSON, so that tuples and lists compare as they are stored.
     now = dict(configuration.flatten(configuration.from_json(configuration.to_json(config))))
+    # What came with a later revision and is not used is no difference.
     differing = sorted(
         key
         for key in before.keys() | now.keys()
-        if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
+        if before.get(key) != now.get(key)
+        and not key.startswith(FREE_KEYS)
+        and not (key not in before and not now[key])
     )
     if differing:
         shown = "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in differing)

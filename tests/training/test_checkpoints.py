@@ -6,6 +6,7 @@ import functools
 import os
 import random
 import shutil
+import subprocess
 from pathlib import Path
 
 import jax
@@ -277,3 +278,46 @@ def test_a_folder_that_has_gone_is_not_made_anew(copy):
         with pytest.raises(StorageError, match="has gone: checkpoint 4 was not saved"):
             checkpoints.save(4, small_state(4), {})
     assert not copy.exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a megabyte of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def large_state() -> TrainState:
+    noise = np.random.default_rng(0).standard_normal(1 << 18).astype(np.float32)
+    return small_state(2)._replace(parameters={"w": jnp.asarray(noise)})
+
+
+def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(small_disk):
+    with Checkpoints(small_disk, POLICY) as checkpoints:
+        checkpoints.save(1, small_state(1), {"step": 1})
+        checkpoints.wait()
+        with pytest.raises(StorageError) as failure:  # noqa: PT012
+            checkpoints.save(2, large_state(), {})
+            checkpoints.wait()
+    assert str(failure.value).startswith("checkpoint 2 could not be saved: No space left on device")
+    assert str(small_disk) in str(failure.value)
+    with Checkpoints(small_disk, POLICY) as checkpoints:
+        assert checkpoints.last_good() == 1
+        checkpoints.save(2, small_state(2), {"step": 2})
+    assert available_steps(small_disk) == [1, 2]
+
+
+def test_a_file_system_that_allows_no_writing_ends_the_run(small_disk):
+    with Checkpoints(small_disk, POLICY) as checkpoints:
+        checkpoints.save(1, small_state(1), {"step": 1})
+        checkpoints.wait()
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        with pytest.raises(StorageError, match="2 could not be saved: Read-only file system"):  # noqa: PT012
+            checkpoints.save(2, small_state(2), {})
+            checkpoints.wait()
+        assert checkpoints.steps() == [1]
