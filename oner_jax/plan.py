@@ -41,6 +41,7 @@ EFFORT = flags.DEFINE_float(
     upper_bound=1.0,
 )
 JSON = flags.DEFINE_bool("json", False, "Print JSON and nothing else.")
+REQUIRE_FIT = flags.DEFINE_bool("require_fit", False, "End with 2 where the recipe does not fit.")
 
 
 def search(config: ConfigDict, topology: Topology) -> list[Plan]:
@@ -61,6 +62,17 @@ def search(config: ConfigDict, topology: Topology) -> list[Plan]:
             "parameters (config.mesh.fsdp) or take more chips"
         )
     return plans
+
+
+def require_fit(plan: Plan) -> None:
+    """Raise InputError where the plan needs more memory than a device has."""
+    memory = plan.memory
+    if not memory.fits:
+        raise InputError(
+            f"{plan.topology} has {memory.available / GIB:.2f} GiB a device and batch "
+            f"{plan.batch_size} with remat {plan.remat!r} needs {memory.needed / GIB:.2f}: see what "
+            "fits with --search, or cut the parameters (config.mesh.fsdp)"
+        )
 
 
 def describe(plan: Plan, pairs: int) -> str:
@@ -147,7 +159,9 @@ def main(_: Sequence[str]) -> None:
     if JSON.value:
         print(json.dumps([to_json(plan) for plan in plans]))
     else:
-        print("\n\n".join(describe(plan, PAIRS.value) for plan in plans))
+        print("\n\n".join(describe(plan, PAIRS.value) for plan in plans), flush=True)
+    if REQUIRE_FIT.value:
+        require_fit(plans[0])
 
 
 if __name__ == "__main__":
