@@ -66,6 +66,7 @@ lint: $(INSTALLED_DEV) ## Check style, formatting and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/shellcheck --external-sources launch/*.sh launch/*.sbatch
 
 .PHONY: format
 format: $(INSTALLED_DEV) ## Format the code and repair what the linter can repair by itself

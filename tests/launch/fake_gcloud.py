@@ -1,7 +1,7 @@
-"""A Cloud TPU that is folders on this machine: every worker has a home in which commands really run.
+"""A Cloud TPU of folders: every worker has a home, in which commands really run.
 
-Copied into a folder of the PATH as `gcloud`. `$FAKE_CLOUD` holds its state: `calls` (one JSON list a
-call), `state` (of the queued resource; no file, no resource), `homes/NODE/WORKER`, and what tests
+Copied into a folder of the PATH as `gcloud`. `$FAKE_CLOUD` holds its state: `calls` (one JSON list
+a call), `state` (of the queued resource; no file, no resource), `homes/NODE/WORKER`, and what tests
 put there: `outcomes`, what training does, attempt by attempt, and `check`, the exit code of checks.
 """
 
