@@ -122,6 +122,12 @@ def get_config(argument: str = "b16") -> ConfigDict:
     checkpoint.keep_every_steps = 0  # above 0: every one at a multiple of it stays, for ever
     checkpoint.best_metric = ""  # the one that is best by this stays, for example by "loss"
     checkpoint.best_metric_mode = "min"
+    # Weights to begin with: a workdir or checkpoint of ours, or a ViT's .npz or .safetensors.
+    config.initialise = initialise = ConfigDict()
+    initialise.source = ""
+    initialise.rename = ()  # 'REGEX=>REPLACEMENT' for names of the source, in turn
+    initialise.skip = ()  # regexes: arrays of ours that stay fresh
+    initialise.resampling = "bicubic"  # of position tables to another grid; or bilinear
     # -1 for slice: as many as the hardware has; for another axis: all devices that are left.
     config.mesh = {"slice": -1, "data": -1, "fsdp": 1, "tensor": 1}
     config.sharding_rules = DEFAULT_RULES

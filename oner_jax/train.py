@@ -22,6 +22,7 @@ from oner_jax.parallel.mesh import LocalRows
 from oner_jax.training import workdir
 from oner_jax.training.checkpoint_policy import CheckpointPolicy
 from oner_jax.training.checkpoints import Checkpoints
+from oner_jax.training.initialisation import initialise
 from oner_jax.training.loop import Loop
 from oner_jax.training.metrics import MetricsLog
 from oner_jax.training.recipe import Recipe
@@ -90,7 +91,10 @@ def _first_state(
     """The state to begin with: restored where there is a checkpoint, else fresh."""
     step = checkpoints.last_good()
     if step is None:
-        return recipe.init_state(), 0
+        state, said = initialise(recipe.init_state(), recipe.model, recipe.config.initialise)
+        if said and distributed.is_main():
+            print(said, flush=True)
+        return state, 0
     state, position = checkpoints.restore(step, recipe.abstract)
     if position["data"] != data:
         raise InputError(

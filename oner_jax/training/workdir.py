@@ -142,13 +142,9 @@ def _check_same_run(workdir: epath.Path, config: ConfigDict) -> None:
     before = dict(configuration.flatten(read_config(workdir)))
     # Through JSON, so that tuples and lists compare as they are stored.
     now = dict(configuration.flatten(configuration.from_json(configuration.to_json(config))))
-    # What came with a later revision and is not used is no difference.
+    # A key that the run does not have came with a later revision.
     differing = sorted(
-        key
-        for key in before.keys() | now.keys()
-        if before.get(key) != now.get(key)
-        and not key.startswith(FREE_KEYS)
-        and not (key not in before and not now[key])
+        key for key in before if before[key] != now.get(key) and not key.startswith(FREE_KEYS)
     )
     if differing:
         shown = "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in differing)
