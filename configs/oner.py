@@ -4,15 +4,15 @@ Use as `--config=configs/oner.py:SIZE[,option...]`: `configs/oner.py:b16`,
 `configs/oner.py:demo,long` or `configs/oner.py:demo,shuffle_captions=True`. Sizes are arguments,
 not files. Options:
 
-    data=DIR               train and evaluate on DIR/train and DIR/val, made by oner_jax.data.ingest
+    data=DIR               train and evaluate on DIR/train and DIR/val, by oner_jax.data.ingest;
+                           a folder or gs://...
     architecture=NAME      one_tower (OneR), one_tower_two_heads, two_towers or two_legs
     terms=itc+xmc          only these terms of the objective
     long                   demo only: an hour instead of eight minutes on two CPU cores
     shuffle_captions=True  the control: every picture gets some other picture's captions
 """
 
-from pathlib import Path
-
+from etils import epath
 from ml_collections import ConfigDict
 
 from oner_jax.configuration import RecipeArgument, nearest, parse_recipe_argument
@@ -70,7 +70,7 @@ def get_config(argument: str = "b16") -> ConfigDict:
     data.threads = 0  # 0: as many as the host has cores
 
     if recipe.options["data"]:
-        _use_own_data(data, Path(str(recipe.options["data"])))
+        _use_own_data(data, epath.Path(str(recipe.options["data"])))
 
     config.model = model = ConfigDict()
     model.architecture = str(recipe.options["architecture"])
@@ -154,7 +154,7 @@ def _terms(recipe: RecipeArgument) -> list[str]:
     return terms
 
 
-def _use_own_data(data: ConfigDict, directory: Path) -> None:
+def _use_own_data(data: ConfigDict, directory: epath.Path) -> None:
     data.train = str(directory / "train")
     data.evaluation = {"val": str(directory / "val")}
     tokenizer = directory / "tokenizer.model"

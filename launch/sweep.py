@@ -6,6 +6,10 @@ for them, figures. The same command again skips what is finished and continues w
 `--side_by_side=N` runs N at once, each on its share of the cores. A trial that fails does not stop
 the others; it is named at the end and the exit code is 1.
 
+`--launcher='launch/slurm.sbatch --topology=h100:8 --gpus-per-node=8'` runs each as a job of that
+launcher; DIR then lies on storage that the jobs share with this machine. What only submits is not
+waited for: the same command later submits what has failed, and collects what is finished.
+
     DIR/TRIAL/seed-0/        the run's folder
     DIR/TRIAL/seed-0.log     what its programs printed
     DIR/TRIAL/seed-0.json    that it is finished: the commands and how long they took
@@ -13,13 +17,8 @@ the others; it is named at the end and the exit code is 1.
 
 import dataclasses
 import importlib.util
-import json
-import os
-import queue
 import signal
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -28,11 +27,13 @@ from typing import NoReturn
 from absl import flags
 from tqdm import tqdm
 
-from launch.programs import LIBRARIES, Programs
+from launch.jobs import Jobs, NotFinished
+from launch.programs import LIBRARIES
+from launch.runs import Run, RunFailed, Runner
 from oner_jax.configuration import nearest
 from oner_jax.errors import InputError, run_program
 from oner_jax.evals import spread, sweep_report
-from oner_jax.sweeps import Sweep, Trial
+from oner_jax.sweeps import Sweep
 
 SWEEP = flags.DEFINE_string("sweep", None, "Sweep file, as FILE.py[:argument].")
 WORKDIR = flags.DEFINE_string(
@@ -44,95 +45,9 @@ WORKDIR = flags.DEFINE_string(
 SIDE_BY_SIDE = flags.DEFINE_integer("side_by_side", 1, "How many runs at once.", lower_bound=1)
 SEEDS = flags.DEFINE_list("seeds", [], "Seeds in place of the sweep's own.")
 ONLY = flags.DEFINE_list("only", [], "Names of the trials to run; default: all.")
-
-LAST_LINES = 5  # of a failed program's log are shown
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-    """One trial with one seed, and the programs that make it."""
-
-    trial: Trial
-    seed: int
-    folder: Path
-    commands: tuple[tuple[str, ...], ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.trial.name} seed {self.seed}"
-
-    def beside(self, suffix: str) -> Path:
-        """A file next to the run's folder, which belongs to the training program alone."""
-        return self.folder.with_name(self.folder.name + suffix)
-
-    def seconds(self) -> float | None:
-        """How long the finished run took; None if it is not finished, or was of other commands."""
-        try:
-            stored = json.loads(self.beside(".json").read_text())
-        except (OSError, ValueError):
-            return None
-        same = stored["commands"] == [list(command) for command in self.commands]
-        return float(stored["seconds"]) if same else None
-
-
-class RunFailed(Exception):
-    """A program of a run ended with an error; the message says which and shows its last lines."""
-
-
-class Runner:
-    """Runs on a few workers, each with its share of the cores. `stop` ends what is running."""
-
-    def __init__(self, side_by_side: int, libraries: Sequence[str]):
-        self._stopping = threading.Event()
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        self._workers = [
-            Programs(cores[worker::side_by_side] or cores, libraries)
-            for worker in range(side_by_side)
-        ]
-        self._free: queue.SimpleQueue[Programs] = queue.SimpleQueue()
-        for worker in self._workers:
-            self._free.put(worker)
-
-    def __call__(self, run: Run) -> float:
-        """Train and evaluate; returns the seconds it took. Raises RunFailed."""
-        started = time.monotonic()
-        worker = self._free.get()
-        try:
-            run.folder.parent.mkdir(parents=True, exist_ok=True)
-            for command in run.commands:
-                self._execute(worker, run, command)
-        finally:
-            self._free.put(worker)
-        seconds = time.monotonic() - started
-        content = {"commands": run.commands, "seconds": round(seconds, 1)}
-        partial = run.beside(".json.partial")
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        partial.replace(run.beside(".json"))
-        return seconds
-
-    def _execute(self, worker: Programs, run: Run, command: Sequence[str]) -> None:
-        if self._stopping.is_set():
-            raise RunFailed("stopped")
-        module, *arguments = command
-        log = run.beside(".log")
-        # The program holds the lock: after a kill of the sweep alone it goes on, and the next sweep
-        # waits here for it instead of running the same twice.
-        code = worker.run(module, arguments, log=log, lock=run.beside(".lock"))
-        if code:
-            lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-            shown = "\n".join(f"    {line}" for line in lines)
-            raise RunFailed(f"exit code {code} of python -m {' '.join(command)}\n{shown}")
-
-    def stop(self) -> None:
-        """End the running programs; they continue from their last checkpoints next time."""
-        self._stopping.set()
-        for worker in self._workers:
-            worker.stop()
-
-    def close(self) -> None:
-        """End the workers."""
-        for worker in self._workers:
-            worker.close()
+LAUNCHER = flags.DEFINE_string(
+    "launcher", "", "Run as jobs of this launcher and its options, {name} being the run's name."
+)
 
 
 def load_sweep(argument: str) -> Sweep:
@@ -168,17 +83,20 @@ def plan(sweep: Sweep, folder: Path) -> list[Run]:
 
 
 def run_all(
-    runs: Sequence[Run], side_by_side: int, libraries: Sequence[str] = LIBRARIES
+    runs: Sequence[Run],
+    side_by_side: int,
+    libraries: Sequence[str] = LIBRARIES,
+    launcher: str = "",
 ) -> dict[str, RunFailed]:
     """Execute what is not finished, with progress; returns the failures by run's name.
 
-    `libraries` are imported once for all programs.
+    `libraries` are imported once for all programs, unless a `launcher` runs them elsewhere.
     """
     took = {run: seconds for run in runs if (seconds := run.seconds()) is not None}
     waiting = [run for run in runs if run not in took]
     print(f"{len(runs)} runs, {len(took)} of them finished before", flush=True)
     failures: dict[str, RunFailed] = {}
-    runner = Runner(side_by_side, libraries)
+    runner = Jobs(launcher) if launcher else Runner(side_by_side, libraries)
     with ThreadPoolExecutor(side_by_side) as workers:
         started = {workers.submit(runner, run): run for run in waiting}
         try:
@@ -187,6 +105,8 @@ def run_all(
                 try:
                     took[run] = future.result()
                     outcome = f"finished in {took[run]:.0f} s"
+                except NotFinished as state:
+                    outcome = str(state)
                 except RunFailed as failure:
                     failures[run.name] = failure
                     outcome = f"FAILED: {failure}"
@@ -245,7 +165,7 @@ def main(_: Sequence[str]) -> None:
     sweep, folder = load_sweep(SWEEP.value), Path(WORKDIR.value)
     chosen = _choose(sweep)
     signal.signal(signal.SIGTERM, _on_terminate)
-    failures = run_all(plan(chosen, folder), SIDE_BY_SIDE.value)
+    failures = run_all(plan(chosen, folder), SIDE_BY_SIDE.value, launcher=LAUNCHER.value)
     # Tables hold all that was run in this folder, today or before.
     seeds = tuple(dict.fromkeys((*sweep.seeds, *chosen.seeds)))
     for path in sweep_report.write(dataclasses.replace(sweep, seeds=seeds), folder):

@@ -10,14 +10,13 @@ usage() {
 launch/tpu_vm.sh --name=NAME --zone=ZONE --topology=v5e:4x4 [option...] -- COMMAND...
 
 COMMAND is what would run on a laptop, `python -m oner_jax.train --config=... --workdir=...`. It is
-started on every worker; its data and --workdir lie where all of them see them, under /mnt/BUCKET.
-The same command again attaches to a run that goes on, or continues one that does not.
+started on every worker; data and --workdir lie where all of them see them, on gs://BUCKET. The
+same command again follows a run that goes on, or continues one that does not.
 
   --name=NAME            of the queued resource; its nodes are NAME, or NAME-0 ... with slices
   --zone=ZONE            where the TPU is
   --topology=CHIP:SHAPE  v3, v4, v5e, v5p or v6e as oner_jax.plan writes it: v5e:4x4, v5p:4x4x4
   --num_slices=N         so many slices of that shape (multislice)
-  --bucket=BUCKET        Cloud Storage bucket that every worker mounts at /mnt/BUCKET
   --project=PROJECT      default: gcloud's
   --spot                 cheaper, and taken away at any time
   --existing             use the TPU VM called NAME instead of creating one; it is not deleted
@@ -32,7 +31,7 @@ The same command again attaches to a run that goes on, or continues one that doe
 TEXT
 }
 
-NAME='' ZONE='' PROJECT='' TOPOLOGY='' NUM_SLICES=1 BUCKET='' RUNTIME='' ACTION=train
+NAME='' ZONE='' PROJECT='' TOPOLOGY='' NUM_SLICES=1 RUNTIME='' ACTION=train
 SPOT='' EXISTING='' KEEP=''
 CREATE_FLAGS=() SSH_FLAGS=() COMMAND=()
 POLL_SECONDS=${POLL_SECONDS:-30} # between looks at a TPU that is not ready
@@ -45,7 +44,6 @@ parse() {
       --project=*) PROJECT=${1#*=} ;;
       --topology=*) TOPOLOGY=${1#*=} ;;
       --num_slices=*) NUM_SLICES=${1#*=} ;;
-      --bucket=*) BUCKET=${1#*=} ;;
       --runtime_version=*) RUNTIME=${1#*=} ;;
       --create_flag=*) CREATE_FLAGS+=("${1#*=}") ;;
       --ssh_flag=*) SSH_FLAGS+=("${1#*=}") ;;
@@ -218,7 +216,7 @@ set_up() {
       | while IFS= read -r -d '' file; do [[ ! -f $file ]] || printf '%s\0' "$file"; done \
       | tar --null -I "gzip -1" -cf "$archive" -T -
   ) && on_every_node copy copy_to "$archive" \
-    && on_every_node set-up ssh_to all "${UNPACK//$'\n'/ } && $(worker set_up ${BUCKET:+"$BUCKET"})"
+    && on_every_node set-up ssh_to all "${UNPACK//$'\n'/ } && $(worker set_up)"
 }
 
 # Training's data, as worker 0 sees them and on the cores that have to keep up.

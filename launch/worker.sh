@@ -15,13 +15,8 @@ is_running() {
     && grep -qs supervise "/proc/$(<"$STATE/process")/cmdline"
 }
 
-# Install into .venv, with a Python of our own where the system's is too old, and mount a bucket.
+# Install into .venv, with a Python of our own where the system's is too old.
 set_up() {
-  if [[ ${1:-} ]] && ! mountpoint -q "/mnt/$1"; then
-    command -v gcsfuse >/dev/null || install_gcsfuse
-    sudo mkdir -p "/mnt/$1" && sudo chown "$USER" "/mnt/$1"
-    gcsfuse --implicit-dirs --rename-dir-limit=100000 "$1" "/mnt/$1"
-  fi
   local python
   for python in python3.12 python3.13 python3.11; do
     "$python" -c 'import ensurepip' 2>/dev/null && break
@@ -34,15 +29,6 @@ set_up() {
   fi
   command -v make >/dev/null || sudo apt-get install -qq -y make
   ACCELERATOR=tpu PYTHON=$python make --silent venv
-}
-
-install_gcsfuse() {
-  local keyring=/usr/share/keyrings/cloud.google.asc repository
-  repository=gcsfuse-$(lsb_release -c -s)
-  curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee "$keyring" >/dev/null
-  echo "deb [signed-by=$keyring] https://packages.cloud.google.com/apt $repository main" \
-    | sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
-  sudo apt-get update -qq && sudo apt-get install -qq -y gcsfuse
 }
 
 check() { is_running || python -m launch.preflight --checks=data "$@"; }

@@ -70,8 +70,8 @@ def require_fit(plan: Plan) -> None:
     if not memory.fits:
         raise InputError(
             f"{plan.topology} has {memory.available / GIB:.2f} GiB a device and batch "
-            f"{plan.batch_size} with remat {plan.remat!r} needs {memory.needed / GIB:.2f}: see what "
-            "fits with --search, or cut the parameters (config.mesh.fsdp)"
+            f"{plan.batch_size} with remat {plan.remat!r} needs {memory.needed / GIB:.2f}: see "
+            "what fits with --search, or cut the parameters (config.mesh.fsdp)"
         )
 
 

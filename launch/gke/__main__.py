@@ -1,12 +1,12 @@
 """Train on GKE, on TPU slices or GPU nodes:
 
-    python -m launch.gke --name=oner --image=IMAGE --topology=v5e:8x8 --bucket=BUCKET -- \\
-        python -m oner_jax.train --config=configs/oner.py:b16 --workdir=/mnt/BUCKET/runs/b16
+    python -m launch.gke --name=oner --image=IMAGE --topology=v5e:8x8 -- \\
+        python -m oner_jax.train --config=configs/oner.py:b16 --workdir=gs://BUCKET/runs/b16
 
 Applies a JobSet (tpu.yaml or gpu.yaml beside this file) to the cluster that kubectl speaks to,
 follows the log of its first pod over restarts, and deletes it when the run is done. The same
 command again follows a run that goes on, or continues one that does not. What follows `--` is what
-would run on a laptop; data and --workdir lie under /mnt/BUCKET, which every pod mounts.
+would run on a laptop; data and --workdir lie on gs://BUCKET.
 """
 
 import argparse
@@ -144,7 +144,6 @@ def parse() -> argparse.Namespace:
     add("--build", action="store_true", help="first build the image and push it")
     add("--topology", default="", help="as v5e:8x8 or h100:16")
     add("--num_slices", type=int, default=1, help="TPU slices of that shape")
-    add("--bucket", default="", help="Cloud Storage bucket, mounted at /mnt/BUCKET")
     add("--service_account", default="default", help="that may use the bucket")
     add("--namespace", default="", help="default: kubectl's")
     add("--spot", action="store_true", help="on spot nodes")
@@ -199,7 +198,6 @@ def launch(options: argparse.Namespace) -> int:
         topology=Topology.parse(options.topology, options.num_slices),
         command=options.command,
         check_data="data" not in skipped,
-        bucket=options.bucket,
         service_account=options.service_account,
         spot=options.spot,
         max_restarts=options.max_restarts,

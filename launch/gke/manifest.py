@@ -35,7 +35,6 @@ class Job:
     topology: Topology
     command: Sequence[str]
     check_data: bool = True
-    bucket: str = ""
     service_account: str = "default"
     spot: bool = False
     max_restarts: int = 20
@@ -72,11 +71,8 @@ def _values(job: Job) -> Mapping[str, Any]:
         "image": job.image,
         "command": [*escaped(job.command), *place],
         "service_account": job.service_account,
-        "annotations": {"gke-gcsfuse/volumes": "true"} if job.bucket else {},
         "node_selector": _node_selector(job),
         "tolerations": _tolerations(job),
-        "volumes": _volumes(job),
-        "volume_mounts": _mounts(job),
         "init_containers": _init_containers(job),
     }
 
@@ -114,26 +110,6 @@ def _tolerations(job: Job) -> list[dict[str, str]]:
     return [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in keys]
 
 
-def _volumes(job: Job) -> list[dict[str, Any]]:
-    # NCCL and the readers' processes share memory, of which a container has 64 MB by default.
-    volumes: list[dict[str, Any]] = [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}]
-    if job.bucket:
-        attributes = {
-            "bucketName": job.bucket,
-            "mountOptions": "implicit-dirs,rename-dir-limit=100000",
-        }
-        csi = {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}
-        volumes.append({"name": "bucket", "csi": csi})
-    return volumes
-
-
-def _mounts(job: Job) -> list[dict[str, str]]:
-    mounts = [{"name": "shared-memory", "mountPath": "/dev/shm"}]
-    if job.bucket:
-        mounts.append({"name": "bucket", "mountPath": f"/mnt/{job.bucket}"})
-    return mounts
-
-
 def _init_containers(job: Job) -> list[dict[str, Any]]:
     """The check of the data, where they are seen as training will see them."""
     if not job.check_data:
@@ -144,7 +120,6 @@ def _init_containers(job: Job) -> list[dict[str, Any]]:
             "name": "check-data",
             "image": job.image,
             "command": escaped([*check, "--", *job.command]),
-            "volumeMounts": _mounts(job),
         }
     ]
 

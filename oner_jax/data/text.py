@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 from absl import flags
+from etils import epath
 from jaxtyping import Bool, Int32, UInt32
 
 from oner_jax.data.command_line import required
@@ -75,13 +76,13 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str) -> "Tokenizer":
         """Reads a tokenizer model; "embedded" is the one that comes with the package."""
-        file = EMBEDDED_MODEL if path == EMBEDDED else Path(path)
+        file = EMBEDDED_MODEL if path == EMBEDDED else epath.Path(path)
         try:
             model = file.read_bytes()
         except OSError as error:
             raise InputError(
-                f"tokenizer {path}: cannot be read ({error.strerror}); give a .model file, "
-                f'or "{EMBEDDED}"'
+                f"tokenizer {path}: cannot be read ({error.strerror or error}); give a .model "
+                f'file, or "{EMBEDDED}"'
             ) from error
         return cls(path, model)
 

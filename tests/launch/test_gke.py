@@ -20,7 +20,7 @@ from oner_jax.parallel.topology import Topology
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [
-    *("python", "-m", "oner_jax.train", "--config=configs/oner.py:tiny", "--workdir=/mnt/b/run"),
+    *("python", "-m", "oner_jax.train", "--config=configs/oner.py:tiny", "--workdir=gs://b/run"),
     *('--config.data.train=a b\'s "c" $HOME $(POD) $$(X) `id` \\ * #;&|: {}', "--config.note="),
 ]
 
@@ -59,7 +59,7 @@ TOPOLOGIES = [("v5e:8x8", 1), ("v5e:2x4", 1), ("v5p:4x4x8", 2), ("7x:2x2x4", 1),
 @pytest.mark.parametrize(("topology", "slices"), TOPOLOGIES)
 @pytest.mark.parametrize("spot", [False, True])
 def test_manifests_are_valid_by_the_published_schema(schema, topology, slices, spot):
-    text = render(job(topology, slices, spot=spot, bucket="b" if spot else ""))
+    text = render(job(topology, slices, spot=spot))
     jsonschema.validate(yaml.safe_load(text), schema)
     assert "${" not in text.split("apiVersion")[1]
 

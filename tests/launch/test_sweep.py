@@ -16,7 +16,8 @@ from absl.testing import flagsaver
 
 from configs.ladder import ARMS
 from launch import sweep as sweep_program
-from launch.sweep import Run, load_sweep, plan, run_all
+from launch.runs import Run
+from launch.sweep import load_sweep, plan, run_all
 from oner_jax.errors import InputError
 from oner_jax.evals import sweep_report
 from oner_jax.sweeps import Sweep, Trial
@@ -121,7 +122,7 @@ def test_running_a_part_leaves_the_rest_in_the_tables(tmp_path, monkeypatch):
     runs: list[Run] = []
     reported: list[Sweep] = []
 
-    def note_runs(chosen, side_by_side):
+    def note_runs(chosen, side_by_side, launcher):
         runs.extend(chosen)
         return {}
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PLACE = ["--name=pod", "--zone=z", "--topology=v5e:4x4"]
 # What shells like to take apart.
 COMMAND = [
-    *("python", "-m", "oner_jax.train", "--config=configs/oner.py:tiny", "--workdir=/mnt/b/run"),
+    *("python", "-m", "oner_jax.train", "--config=configs/oner.py:tiny", "--workdir=gs://b/run"),
     *('--config.data.train=a b\'s "c" $HOME `id` \\ * #;&|', "--config.note="),
 ]
 
