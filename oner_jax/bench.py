@@ -28,6 +28,7 @@ from oner_jax.errors import InputError, run_program
 from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed
 from oner_jax.parallel.chips import Peak
+from oner_jax.training.memory import out_of_memory_explained
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import Metrics, TrainState
 
@@ -47,21 +48,22 @@ def measure(config: ConfigDict, *, steps: int, repeats: int, profile: str | None
     config = configuration.resolve_without_data(config)
     configuration.use_compilation_cache(config.compilation_cache)
     recipe = Recipe.from_config(config, TextFormat.synthetic(config.model.vocabulary_size))
-    state, batch = recipe.init_state(), synthetic_batch(recipe)
-    began = time.perf_counter()
-    compiled = recipe.step.lower(state, batch).compile()
-    compile_seconds = time.perf_counter() - began
-    memory = compiled.memory_analysis()
-    seconds = []
-    # The first round is a warm-up.
-    for _ in range(1 + repeats):
+    with out_of_memory_explained(recipe):
+        state, batch = recipe.init_state(), synthetic_batch(recipe)
         began = time.perf_counter()
-        state, metrics = _run(compiled, state, batch, steps)
-        seconds.append((time.perf_counter() - began) / steps)
-    del seconds[0]
-    if profile is not None:
-        with jax.profiler.trace(profile):
+        compiled = recipe.step.lower(state, batch).compile()
+        compile_seconds = time.perf_counter() - began
+        memory = compiled.memory_analysis()
+        seconds = []
+        # The first round is a warm-up.
+        for _ in range(1 + repeats):
+            began = time.perf_counter()
             state, metrics = _run(compiled, state, batch, steps)
+            seconds.append((time.perf_counter() - began) / steps)
+        del seconds[0]
+        if profile is not None:
+            with jax.profiler.trace(profile):
+                state, metrics = _run(compiled, state, batch, steps)
     peak = Peak.of(jax.devices())
     pairs_per_second = config.batch_size / statistics.median(seconds)
     flops = recipe.flops.total

@@ -19,7 +19,7 @@ from oner_jax.errors import InputError, run_program
 from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed
 from oner_jax.parallel.mesh import LocalRows
-from oner_jax.training import workdir
+from oner_jax.training import memory, workdir
 from oner_jax.training.checkpoint_policy import CheckpointPolicy
 from oner_jax.training.checkpoints import Checkpoints
 from oner_jax.training.initialisation import initialise
@@ -57,6 +57,7 @@ def train(config: ConfigDict, folder: epath.Path) -> TrainState:
     distributed.check_equal({**dict(configuration.flatten(config)), **data})
     with (
         workdir.hold_workdir(folder, config) as lock,
+        memory.out_of_memory_explained(recipe),
         Checkpoints(folder, policy, lock) as checkpoints,
     ):
         state, first_step = _first_state(recipe, checkpoints, data)

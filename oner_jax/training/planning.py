@@ -7,7 +7,6 @@ for the topology. The roofline takes each at its chip's peak and all of them at 
 
 import dataclasses
 import math
-import re
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +21,7 @@ from oner_jax.parallel.mesh import AXES, BATCH_AXES, check_batch_size, device_gr
 from oner_jax.parallel.program import Collective, Program
 from oner_jax.parallel.topology import Topology, tpu_devices
 from oner_jax.training.flops import recomputed_fraction, saved_bytes
+from oner_jax.training.memory import device_bytes, is_out_of_memory, needed_bytes
 from oner_jax.training.recipe import Recipe
 
 # A batch is searched in steps of this many pairs a device: what the tiling of a TPU likes.
@@ -176,7 +176,9 @@ def _compiled_plan(recipe: Recipe, topology: Topology) -> Plan:
     try:
         compiled = recipe.step.lower(recipe.abstract, recipe.abstract_batch()).compile()
     except jax.errors.JaxRuntimeError as error:
-        needed = _refusal(error)
+        needed = needed_bytes(error)
+        if needed is None or not is_out_of_memory(error):
+            raise
         memory = _memory(recipe, topology.chip, temporaries=needed, program=0, refused=True)
         return _plan(recipe, topology, memory, compile_seconds=time.monotonic() - began)
     seconds = time.monotonic() - began
@@ -192,34 +194,17 @@ def _compiled_plan(recipe: Recipe, topology: Topology) -> Plan:
     return _plan(recipe, topology, memory, program=program, compile_seconds=seconds)
 
 
-def _refusal(error: jax.errors.JaxRuntimeError) -> int:
-    """Bytes of HBM that the compiler says a program would need; any other error is raised."""
-    found = re.search(r"temporaries \(([\d.]+)([KMG])\)|Used ([\d.]+)([KMG]) of", str(error))
-    if "RESOURCE_EXHAUSTED" not in str(error) or not found:
-        raise error
-    size, unit = found[1] or found[3], found[2] or found[4]
-    return int(float(size) * 2 ** {"K": 10, "M": 20, "G": 30}[unit])
-
-
 def _memory(recipe: Recipe, chip: Chip, *, temporaries: int, program: int, refused: bool) -> Memory:
     state = recipe.abstract
     return Memory(
-        parameters=_device_bytes(state.parameters),
-        momentum=_device_bytes(state.momentum),
-        optimizer=_device_bytes(state.optimizer),
-        batch=_device_bytes(recipe.abstract_batch()),
+        parameters=device_bytes(state.parameters),
+        momentum=device_bytes(state.momentum),
+        optimizer=device_bytes(state.optimizer),
+        batch=device_bytes(recipe.abstract_batch()),
         temporaries=temporaries,
         program=program,
         available=int(chip.device_memory_gib * GIB),
         refused=refused,
-    )
-
-
-def _device_bytes(tree: Any) -> int:
-    """Bytes of one device's part of abstract arrays."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
     )
 
 
@@ -286,7 +271,7 @@ def _arithmetic_plan(recipe: Recipe, topology: Topology) -> Plan:
     """Without a compiler: state, saved activations, gradients between cards."""
     pairs = recipe.config.batch_size // recipe.config.accumulation_steps // recipe.mesh.size
     saved = int(pairs * saved_bytes(recipe.model.settings, recipe.objective, recipe.rows))
-    gradients = _device_bytes(recipe.abstract.parameters)
+    gradients = device_bytes(recipe.abstract.parameters)
     memory = _memory(recipe, topology.chip, temporaries=saved + gradients, program=0, refused=False)
     return _plan(recipe, topology, memory)
 
@@ -296,6 +281,6 @@ def _gradient_collectives(recipe: Recipe, topology: Topology) -> list[Collective
     cards = math.prod(recipe.mesh.shape[axis] for axis in ("slice", "data"))
     if cards == 1:
         return []
-    size = 2 * _device_bytes(recipe.abstract.parameters) * (cards - 1) // cards
+    size = 2 * device_bytes(recipe.abstract.parameters) * (cards - 1) // cards
     crosses = recipe.mesh.shape["slice"] > 1
     return [Collective("all-reduce", cards, crosses, 1, size)]
