@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
+from oner_jax.evals.bootstrap import Counts
 from oner_jax.evals.measurement import Measurement
 from oner_jax.evals.ranking import Matches, best_ranks, expected_recall
 
@@ -77,7 +78,14 @@ def centroid_distance(
     Reference: the mean distance after the labels "picture" and "text" were dealt out anew.
     """
     dealt = [_centroid_gap(*halves) for halves in _dealt_anew(image, text)]
-    return Measurement(_centroid_gap(image, text), float(np.mean(dealt)), fraction=False)
+    difference = image - text
+    return Measurement.of(
+        _centroid_gap(image, text),
+        lambda counts: np.linalg.norm(counts @ difference, axis=1) / len(image),
+        len(image),
+        float(np.mean(dealt)),
+        fraction=False,
+    )
 
 
 def modality_variance(
@@ -90,7 +98,17 @@ def modality_variance(
     labels dealt out anew.
     """
     dealt = [_between_share(*halves) for halves in _dealt_anew(image, text)]
-    return Measurement(_between_share(image, text), float(np.mean(dealt)))
+    squares = np.sum(image * image + text * text, axis=1) / 2
+
+    def share(counts: Counts) -> np.ndarray:
+        means = [counts @ half / len(image) for half in (image, text)]
+        gap = np.linalg.norm(means[0] - means[1], axis=1)
+        middle = np.linalg.norm(means[0] + means[1], axis=1) / 2
+        total = counts @ squares / len(image) - middle**2
+        return gap**2 / 4 / np.maximum(total, np.finfo(np.float32).tiny)
+
+    chance = float(np.mean(dealt))
+    return Measurement.of(_between_share(image, text), share, len(image), chance)
 
 
 def _dealt_anew(image: np.ndarray, text: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -136,7 +154,9 @@ def modality_classifier(views: Views) -> Measurement:
 
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
     classifier.fit(*both(fit))
-    return Measurement(float(classifier.score(*both(~fit))), 0.5, cases=int(2 * (~fit).sum()))
+    features, modality = both(~fit)
+    pairs = np.tile(np.flatnonzero(~fit), 2)
+    return Measurement.mean(classifier.predict(features) == modality, 0.5, pairs)
 
 
 def pooled_retrieval(views: Views) -> dict[str, Measurement]:
@@ -166,7 +186,7 @@ def pooled_retrieval(views: Views) -> dict[str, Measurement]:
         size = len(among) - (0 if excluded is None else excluded.counts)
         ranks = best_ranks(queries, among, right, excluded)
         chance = expected_recall(right.counts, size, 1)
-        results[name] = Measurement(float(np.mean(ranks == 1)), chance, len(ranks))
+        results[name] = Measurement.mean(ranks == 1, chance)
     return results
 
 
@@ -191,30 +211,31 @@ def joint_attention(views: Views) -> dict[str, Measurement]:
     moved = views.caption != views.caption[views.partner]
     other = views.joint[views.partner][moved]
     joint, swapped = views.joint[moved], views.joint_swapped[moved]
-    unrelated = 1.0 - _mean_cosine(joint, other)
+    unrelated = float(np.mean(_distances(joint, other))) if len(joint) else float("nan")
     return {
         "cos_joint_image": _matched_cosine(views.joint, views.image),
         "cos_joint_text": _matched_cosine(views.joint, views.text),
-        "change_other_caption": Measurement(
-            1.0 - _mean_cosine(joint, swapped), unrelated, fraction=False
+        "change_other_caption": Measurement.mean(
+            _distances(joint, swapped), unrelated, fraction=False
         ),
-        "change_other_picture": Measurement(
-            1.0 - _mean_cosine(other, swapped), unrelated, fraction=False
+        "change_other_picture": Measurement.mean(
+            _distances(other, swapped), unrelated, fraction=False
         ),
     }
 
 
-def _mean_cosine(first: np.ndarray, second: np.ndarray) -> float:
-    return float(np.mean(np.sum(first * second, axis=1))) if len(first) else float("nan")
+def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The cosine distance of equal rows."""
+    return 1.0 - np.sum(first * second, axis=1)
 
 
 def _matched_cosine(first: np.ndarray, second: np.ndarray) -> Measurement:
     """Mean inner product of equal rows, beside the mean over all unequal rows."""
     size = len(first)
-    together = float(np.sum(first * second, dtype=np.float64))
+    cosines = np.einsum("pw,pw->p", first, second, dtype=np.float64)
     everything = float(first.sum(axis=0, dtype=np.float64) @ second.sum(axis=0, dtype=np.float64))
-    apart = (everything - together) / (size * (size - 1)) if size > 1 else float("nan")
-    return Measurement(together / size, apart, fraction=False)
+    apart = (everything - cosines.sum()) / (size * (size - 1)) if size > 1 else float("nan")
+    return Measurement.mean(cosines, float(apart), fraction=False)
 
 
 def alignment_and_uniformity(views: Views) -> dict[str, Measurement]:
@@ -225,25 +246,34 @@ def alignment_and_uniformity(views: Views) -> dict[str, Measurement]:
     points of exp(-2 |x - y|^2); reference: the lowest value there is, that of points spread evenly
     over the sphere.
     """
-    cosine = _matched_cosine(views.image, views.text)
-    ideal = _even_uniformity(views.image.shape[1])
+    distances = 2.0 * _distances(views.image, views.text)
+    apart = 2.0 - 2.0 * _matched_cosine(views.image, views.text).chance
     _, first = np.unique(views.caption, return_index=True)
     return {
-        "alignment": Measurement(2 - 2 * cosine.value, 2 - 2 * cosine.chance, fraction=False),
-        "uniformity_image": Measurement(_uniformity(views.image), ideal, fraction=False),
-        "uniformity_text": Measurement(_uniformity(views.text[first]), ideal, fraction=False),
+        "alignment": Measurement.mean(distances, apart, fraction=False),
+        "uniformity_image": _uniformity(views.image),
+        "uniformity_text": _uniformity(views.text[first]),
     }
 
 
-def _uniformity(vectors: np.ndarray, rows_per_chunk: int = 1024) -> float:
-    size, total = len(vectors), 0.0
+def _uniformity(vectors: np.ndarray, rows_per_chunk: int = 1024) -> Measurement:
+    """A point that a resample draws twice is no pair with itself."""
+    size, ideal = len(vectors), _even_uniformity(vectors.shape[1])
     if size < 2:
-        return float("nan")
-    for first in range(0, size, rows_per_chunk):
-        cosines = vectors[first : first + rows_per_chunk] @ vectors.T
-        total += float(np.exp(4.0 * cosines - 4.0).sum(dtype=np.float64))
-    own = float(np.exp(4.0 * np.sum(vectors * vectors, axis=1) - 4.0).sum(dtype=np.float64))
-    return float(np.log((total - own) / (size * (size - 1))))
+        return Measurement(float("nan"), ideal, fraction=False)
+
+    def uniformity(counts: Counts) -> np.ndarray:
+        total = np.zeros(len(counts))
+        for first in range(0, size, rows_per_chunk):
+            rows = slice(first, first + rows_per_chunk)
+            kernel = np.exp(4.0 * (vectors[rows] @ vectors.T) - 4.0)
+            kernel[np.arange(len(kernel)), np.arange(size)[rows]] = 0.0
+            total += np.sum(counts[:, rows] * (counts @ kernel.T), axis=1, dtype=np.float64)
+        pairs = size**2 - np.sum(np.square(counts), axis=1, dtype=np.float64)
+        return np.log(total / np.where(pairs > 0, pairs, np.nan))
+
+    everything = float(uniformity(np.ones((1, size), np.float32))[0])
+    return Measurement.of(everything, uniformity, size, ideal, fraction=False)
 
 
 def _even_uniformity(width: int) -> float:

@@ -112,25 +112,27 @@ def localisation(
     if not scored.any() or scored.all():
         raise ValueError("give two pictures or more: one half chooses the threshold")
     middle = MAP_SIDE // 2
-    cases = len(boxes)
     hits = _pointing(upsampled(maps), inside)
     other_hits = _pointing(upsampled(other_maps), inside)
     chance = float(inside.mean())
     found, other_found = (_boxes_at_best_threshold(m, right, scored) for m in (maps, other_maps))
     fixed = np.stack([_fits(_centre_box(side), right) for side in CENTRE_BOX_SIDES.tolist()])
     best = int(np.argmax(fixed[:, ~scored].mean(axis=1)))
-    halves = int(scored.sum())
     dealt = float(np.mean([_fits(box, right[scored]) for box in found[scored]]))
+    pointed = {
+        "pointing": hits,
+        "pointing_other_phrase": other_hits,
+        "pointing_centre": inside[:, middle, middle],
+    }
+    boxed = {
+        "box": _fits(found, right)[scored],
+        "box_other_phrase": _fits(other_found, right)[scored],
+        "box_centre": fixed[best, scored],
+        "box_whole": fixed[-1, scored],
+    }
     return {
-        "pointing": Measurement(float(hits.mean()), chance, cases),
-        "pointing_other_phrase": Measurement(float(other_hits.mean()), chance, cases),
-        "pointing_centre": Measurement(float(inside[:, middle, middle].mean()), chance, cases),
-        "box": Measurement(float(_fits(found, right)[scored].mean()), dealt, halves),
-        "box_other_phrase": Measurement(
-            float(_fits(other_found, right)[scored].mean()), dealt, halves
-        ),
-        "box_centre": Measurement(float(fixed[best, scored].mean()), dealt, halves),
-        "box_whole": Measurement(float(fixed[-1, scored].mean()), dealt, halves),
+        **{name: Measurement.mean(own, chance, pictures) for name, own in pointed.items()},
+        **{name: Measurement.mean(own, dealt, pictures[scored]) for name, own in boxed.items()},
     }
 
 

@@ -5,59 +5,121 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool, Float, Int, Num
+
+from oner_jax.evals.bootstrap import (
+    Statistic,
+    percentile_interval,
+    resampled_means,
+    resamples_of,
+)
+
+Resampled = Float[np.ndarray, "resamples"]
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measurement:
     """A number beside the one that no learning would give.
 
     `chance` is the exact expectation of `value` under a random answer; for geometry it is the named
-    reference of that number. `cases` is how many queries (or pairs) were averaged; 0 where an
-    interval makes no sense. `fraction` says that `value` is a share of the cases, so that it is
-    shown in per cent.
+    reference of that number. `cases` is how many queries (or pairs) were averaged. `fraction` says
+    that `value` is a share of the cases, so that it is shown in per cent. `interval` is the 95 %
+    bootstrap interval over the examples, `resampled` the values that it comes from (see
+    `bootstrap.py`); both are nan or nothing where there are too few examples for one.
     """
 
     value: float
     chance: float
     cases: int = 0
     fraction: bool = True
+    interval: tuple[float, float] = (math.nan, math.nan)
+    resampled: Resampled | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def mean(
+        cls,
+        values: Num[np.ndarray, "cases"] | Bool[np.ndarray, "cases"],
+        chance: float,
+        groups: Int[np.ndarray, "cases"] | None = None,
+        *,
+        examples: int | None = None,
+        fraction: bool = True,
+    ) -> "Measurement":
+        """The mean of a value of each case; nan without cases.
+
+        Cases of the same example, which are not independent, have the same number in `groups`
+        (below `examples`, where not every example has a case).
+        """
+        if not len(values):
+            return cls(math.nan, chance, 0, fraction)
+        numbers = np.asarray(values, np.float64)
+        resampled = resampled_means(numbers, groups, examples=examples)
+        return cls._with(float(numbers.mean()), chance, len(numbers), fraction, resampled)
+
+    @classmethod
+    def of(
+        cls,
+        value: float,
+        statistic: Statistic,
+        examples: int,
+        chance: float,
+        *,
+        fraction: bool = True,
+    ) -> "Measurement":
+        """Any other statistic of the examples: its value on all, and as a function of resamples."""
+        resampled = resamples_of(statistic, examples)
+        return cls._with(value, chance, examples, fraction, resampled)
+
+    @classmethod
+    def _with(
+        cls, value: float, chance: float, cases: int, fraction: bool, resampled: Resampled
+    ) -> "Measurement":
+        kept = resampled.astype(np.float32)
+        return cls(value, chance, cases, fraction, percentile_interval(resampled), kept)
 
     @property
     def ratio(self) -> float:
         """How many times chance; nan where chance is not positive."""
         return self.value / self.chance if self.chance > 0 else math.nan
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval of a fraction over independent cases (Wilson's form)."""
-        if not self.fraction or not self.cases:
-            return math.nan, math.nan
-        z, n = 1.96, self.cases
-        spread = z * math.sqrt(self.value * (1 - self.value) / n + z**2 / (4 * n**2))
-        centre, scale = self.value + z**2 / (2 * n), 1 + z**2 / n
-        return (centre - spread) / scale, (centre + spread) / scale
-
     def to_json(self) -> dict[str, Any]:
         """The form stored in a cell of `eval/`; nan, which JSON lacks, as null."""
-        stored = dataclasses.asdict(self)
-        return {key: None if value != value else value for key, value in stored.items()}
+        return {
+            "value": _or_null(self.value),
+            "chance": _or_null(self.chance),
+            "cases": self.cases,
+            "fraction": self.fraction,
+            "interval": [_or_null(edge) for edge in self.interval],
+        }
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> "Measurement":
+    def from_json(
+        cls, stored: Mapping[str, Any], resampled: Resampled | None = None
+    ) -> "Measurement":
         """The inverse of `to_json`."""
-        known: dict[str, Any] = {
-            key: math.nan if value is None else value for key, value in stored.items()
-        }
-        return cls(**known)
+        low, high = map(_or_nan, stored.get("interval", (None, None)))
+        return cls(
+            value=_or_nan(stored["value"]),
+            chance=_or_nan(stored["chance"]),
+            cases=stored["cases"],
+            fraction=stored["fraction"],
+            interval=(low, high),
+            resampled=resampled,
+        )
+
+
+def _or_null(number: float) -> float | None:
+    return None if math.isnan(number) else number
+
+
+def _or_nan(number: float | None) -> float:
+    return math.nan if number is None else number
 
 
 def measured(results: Mapping[str, Mapping[str, Measurement]]) -> dict[str, Any]:
     """Measurements by space and name, as the content of a cell."""
-    return {
-        "measurements": {
-            space: {name: measurement.to_json() for name, measurement in own.items()}
-            for space, own in results.items()
-        }
-    }
+    return {"measurements": results}
 
 
 def absent(reason: str) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def multimodal(
         ranks = best_ranks(vectors, gallery, questions.right, itself)
         for k in RECALL_AT:
             chance = expected_recall(questions.right.counts, len(gallery) - 1, k)
-            results[f"{kind}_R@{k}"] = Measurement(float(np.mean(ranks <= k)), chance, len(ranks))
+            results[f"{kind}_R@{k}"] = Measurement.mean(ranks <= k, chance, questions.pictures)
     return results
 
 

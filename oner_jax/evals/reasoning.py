@@ -88,15 +88,17 @@ def by_name(
     flipped, flipped_wrongly = (
         comes_first(vectors, rivals, asked)[not_first] for vectors in (prompted, misled)
     )
-    cases, candidates = int(not_first.sum()), 1.0 / objects
+    candidates = 1.0 / objects
     aside = float((before - places(misled, classes, right)).mean())
     return {
-        "name_place": _place(after),
-        "name_place_no_prompt": _place(before),
-        "name_place_elsewhere": _place(places(elsewhere, classes, right)),
-        "name_gain": Measurement(float((before - after).mean()), aside),
-        "name_flip": Measurement(_mean(flipped), candidates, cases),
-        "name_flip_elsewhere": Measurement(_mean(flipped_wrongly), candidates, cases),
+        "name_place": Measurement.mean(after, 0.5, scene),
+        "name_place_no_prompt": Measurement.mean(before, 0.5, scene),
+        "name_place_elsewhere": Measurement.mean(places(elsewhere, classes, right), 0.5, scene),
+        "name_gain": Measurement.mean(before - after, aside, scene),
+        **{
+            name: Measurement.mean(own, candidates, scene[not_first], examples=len(scenes.layouts))
+            for name, own in (("name_flip", flipped), ("name_flip_elsewhere", flipped_wrongly))
+        },
     }
 
 
@@ -105,6 +107,7 @@ def by_category(
     asked: Int64[np.ndarray, "queries"],
     classes: Float[np.ndarray, "classes width"],
     right: Int64[np.ndarray, "queries"],
+    scene: Int64[np.ndarray, "queries"],
     *,
     unprompted: Float[np.ndarray, "queries width"],
     prompted: Float[np.ndarray, "queries width"],
@@ -119,20 +122,20 @@ def by_category(
     objects = rivals.shape[1]
     not_first = ~comes_first(unprompted, rivals, asked)
     flipped = comes_first(prompted, rivals, asked)[not_first]
-    return {
-        "category_place": _place(places(prompted, classes, right)),
-        "category_place_no_prompt": _place(places(unprompted, classes, right)),
-        "category_place_words_only": _place(places(prompt_alone, classes, right)),
-        "category_flip": Measurement(_mean(flipped), 1.0 / objects, int(not_first.sum())),
+    by_query = {
+        "category_place": prompted,
+        "category_place_no_prompt": unprompted,
+        "category_place_words_only": prompt_alone,
     }
-
-
-def _place(found: np.ndarray) -> Measurement:
-    return Measurement(float(found.mean()), 0.5)
-
-
-def _mean(hits: np.ndarray) -> float:
-    return float(hits.mean()) if len(hits) else float("nan")
+    return {
+        **{
+            name: Measurement.mean(places(vectors, classes, right), 0.5, scene)
+            for name, vectors in by_query.items()
+        },
+        "category_flip": Measurement.mean(
+            flipped, 1.0 / objects, scene[not_first], examples=int(scene.max()) + 1
+        ),
+    }
 
 
 def category_queries(
@@ -220,6 +223,7 @@ def _categories(
             queries % objects,
             classes[space],
             right[queries],
+            scene,
             unprompted=unprompted[space][scene],
             prompted=prompted[space],
             prompt_alone=alone[space],

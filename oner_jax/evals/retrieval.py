@@ -24,22 +24,30 @@ def retrieval(
 
     Rows are unit vectors; `matches` leads from each image to the texts it carries. Chance is the
     exact expectation of a random ranking; ties count against the model (see `ranking.best_ranks`).
+    Captions of the same picture are resampled together; one of several pictures goes with the
+    first.
     """
     backwards = matches.transposed(len(texts))
+    carried = backwards.counts > 0
+    first_carrier = np.where(carried, np.append(backwards.members, 0)[backwards.offsets[:-1]], -1)
     return {
         **_recalls("text", best_ranks(images, texts, matches), matches, len(texts)),
-        **_recalls("image", best_ranks(texts, images, backwards), backwards, len(images)),
+        **_recalls(
+            "image", best_ranks(texts, images, backwards), backwards, len(images), first_carrier
+        ),
     }
 
 
 def _recalls(
-    sought: str, ranks: np.ndarray, matches: Matches, gallery_size: int
+    sought: str,
+    ranks: np.ndarray,
+    matches: Matches,
+    gallery_size: int,
+    examples: np.ndarray | None = None,
 ) -> dict[str, Measurement]:
     return {
-        f"{sought}_R@{k}": Measurement(
-            value=float(np.mean(ranks <= k)),
-            chance=expected_recall(matches.counts, gallery_size, k),
-            cases=len(ranks),
+        f"{sought}_R@{k}": Measurement.mean(
+            ranks <= k, expected_recall(matches.counts, gallery_size, k), examples
         )
         for k in RECALL_AT
     }

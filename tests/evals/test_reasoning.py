@@ -111,6 +111,7 @@ def test_by_category_needs_scene_and_prompt():
         asked,
         classes,
         right,
+        owner,
         unprompted=scene[owner],
         prompted=unit_vectors(scene[owner] + 0.7 * classes[right]),
         prompt_alone=category,
