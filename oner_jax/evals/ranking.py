@@ -1,4 +1,4 @@
-"""Ranks of the right answers in a gallery, with bounded memory, and what chance would give.
+"""Ranks of the right answers in a gallery, and what chance would give.
 
 Shared by retrieval, zero-shot classification and the pooled gallery of `geometry.py`.
 """
@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
-MAXIMUM_SCORES = 2**24  # of one chunk: 64 MiB of float32
+from oner_jax.evals.search import MAXIMUM_SCORES, count_in_front
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,25 +73,17 @@ def best_ranks(
 
     Right answers do not push each other down: the rank counts wrong answers only. Ties are broken
     against the model: a wrong answer with the same score stands in front, so a space collapsed to
-    one point scores nothing (and so does one that is not finite). `excluded` items are taken out of
-    the gallery. A query without a right answer ranks behind the whole gallery.
+    one point scores nothing (and so does one that is not finite). `excluded` items, none of them
+    right, are taken out of the gallery. A query without a right answer ranks behind everything.
     """
-    ranks = np.empty(len(queries), np.int64)
-    rows_per_chunk = max(1, maximum_scores // max(1, len(gallery)))
-    for first in range(0, len(queries), rows_per_chunk):
-        last = min(first + rows_per_chunk, len(queries))
-        scores = queries[first:last] @ gallery.T
-        rows, columns = matches.within(first, last)
-        best = np.full(last - first, -np.inf, scores.dtype)
-        np.maximum.at(best, rows, scores[rows, columns])
-        # nan compares as false with everything, hence "not below" for "in front".
-        in_front = ~(scores < best[:, None])
-        in_front[rows, columns] = False
-        if excluded is not None:
-            in_front[excluded.within(first, last)] = False
-        ranks[first:last] = 1 + in_front.sum(axis=1)
-        ranks[first:last][np.isneginf(best)] = len(gallery) + 1
-    return ranks
+    counts = count_in_front(
+        queries,
+        gallery,
+        matches.within,
+        None if excluded is None else excluded.within,
+        maximum_scores=maximum_scores,
+    )
+    return np.where(counts < 0, len(gallery), counts) + 1
 
 
 def expected_recall(
