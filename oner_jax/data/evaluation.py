@@ -25,15 +25,17 @@ class EvaluationSet:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def image_batches(self, batch_size: int) -> Iterator[UInt8[np.ndarray, "b size size 3"]]:
-        """All images in order, centre-cropped and resized; the last batch may be shorter.
+    def image_batches(
+        self, batch_size: int, rows: Int64[np.ndarray, " chosen"] | None = None
+    ) -> Iterator[UInt8[np.ndarray, "b size size 3"]]:
+        """All images in order, or those at these indices of the split, centre-cropped and resized.
 
-        Raises InputError if a record cannot be read or decoded.
+        The last batch may be shorter. Raises InputError if a record cannot be read or decoded.
         """
-        total = len(self.split)
+        chosen = np.arange(len(self.split)) if rows is None else rows
 
         def indices_of(step: int) -> Int64[np.ndarray, " b"]:
-            return np.arange(step * batch_size, min((step + 1) * batch_size, total))
+            return chosen[step * batch_size : (step + 1) * batch_size]
 
         @no_autograph
         def load(step: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -49,7 +51,7 @@ class EvaluationSet:
             mirror = tf.zeros_like(example["height"], tf.bool)
             return {"image": example["image"], "box": box, "mirror": mirror}
 
-        steps = -(-total // batch_size)
+        steps = -(-len(chosen) // batch_size)
         dataset = tf.data.Dataset.range(steps).map(load, num_parallel_calls=2)
         dataset = decoded(dataset, self.image_size, batch_size, threads=0)
         for batch in DecodedBatches(dataset, self.split, indices_of, first_step=0):

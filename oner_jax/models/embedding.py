@@ -1,5 +1,6 @@
 """Use of a trained encoder: arrays in, embeddings out."""
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -60,6 +61,12 @@ class Embedder:
         self.views = model.views & {"I", "T", "IT"}
         self._embed = {name: jax.jit(functools.partial(_embed, model, name)) for name in self.views}
         self._embed_patches = jax.jit(functools.partial(_embed_patches, model))
+
+    def of(self, parameters: Parameters) -> "Embedder":
+        """The same for other weights of the same model; nothing is compiled again."""
+        other = copy.copy(self)
+        other._backbone = jax.device_put(parameters["backbone"], replicated(self.mesh))
+        return other
 
     def __call__(
         self,

@@ -13,9 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
@@ -200,6 +202,29 @@ class LeadDecision:
 
     def _key(self, call: int) -> str:
         return f"oner_jax/{self._name}/{call}"
+
+
+def own_rows(rows: int) -> slice:
+    """Which of so many rows of work are this process's: stretches of nearly equal length."""
+    process, processes = jax.process_index(), jax.process_count()
+    return slice(process * rows // processes, (process + 1) * rows // processes)
+
+
+def gather_rows(own: np.ndarray, rows: int) -> np.ndarray:
+    """All rows on every process, from the `own_rows(rows)` of each."""
+    if jax.process_count() == 1:
+        return own
+    most = -(-rows // jax.process_count())
+    padded = np.zeros((most, *own.shape[1:]), own.dtype)
+    padded[: len(own)] = own
+    everything = multihost_utils.process_allgather(padded)
+    ends = [number * rows // jax.process_count() for number in range(jax.process_count() + 1)]
+    return np.concatenate(
+        [
+            held[: last - first]
+            for held, (first, last) in zip(everything, pairwise(ends), strict=True)
+        ]
+    )
 
 
 class _Watcher:
