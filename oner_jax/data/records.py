@@ -177,6 +177,18 @@ def open_split(name: str) -> Split:
     return Split(name, directory, manifest)
 
 
+def training_split_beside(name: str) -> str | None:
+    """The split called `train` beside a split, where there is one and it is another."""
+    if name.startswith(EMBEDDED_PREFIX):
+        training = f"{EMBEDDED_PREFIX}train"
+        return None if name == training else training
+    directory = epath.Path(name)
+    training_directory = directory.parent / "train"
+    if directory.name == "train" or not (training_directory / MANIFEST).exists():
+        return None
+    return str(training_directory)
+
+
 def _what_is_there_instead(name: str, directory: epath.Path) -> str:
     """Why a directory is no split, with the names that would have worked."""
     embedded = name.startswith(EMBEDDED_PREFIX)

@@ -4,33 +4,38 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int32, Int64, UInt8
+from jaxtyping import Int64, UInt8
 
+from oner_jax.evals.captions import distinct
 from oner_jax.evals.features import (
     BATCH_SIZE,
-    SPACES,
+    ChosenPictures,
     Corpus,
     EmbedsViews,
     Examples,
-    Outputs,
+    PicturesInMemory,
     RowsDone,
     Space,
+    Tokenize,
+    Vectors,
+    captions_of,
     encode,
-    unit_rows,
+    encode_pictures,
+    encode_texts,
 )
+from oner_jax.evals.labelled import SharedClasses, shared_classes
 from oner_jax.evals.scenes import BoxedPictures, ComposedScenes, compose_all, plan_scenes
 from oner_jax.evals.templates import prompt_template, template_set
 
 SCENE_SCALE = 2  # a scene's side in those of the model's pictures: objects come at trained size
-
-Vectors = Mapping[str, Float[np.ndarray, "_ _"]]  # unit vectors by space, one a row
 
 
 class Material:
     """One set of weights and one dataset.
 
     `load_boxed` gives pictures with boxes where the dataset is made of them; other datasets have
-    scenes composed of their own pictures.
+    scenes composed of their own pictures. `load_training` gives the training split beside the
+    dataset, where there is one.
     """
 
     def __init__(
@@ -38,15 +43,18 @@ class Material:
         *,
         load_examples: Callable[[], Examples] | None,
         load_boxed: Callable[[], BoxedPictures] | None,
+        load_training: Callable[[], Examples] | None,
         load_model: Callable[[], EmbedsViews],
         load_momentum: Callable[[], EmbedsViews] | None,
-        tokenize: Callable[[Sequence[str]], Int32[np.ndarray, "n tokens"]],
+        tokenize: Tokenize,
         templates: str,
         announce: Callable[[str], RowsDone],
     ):
         self._load_examples, self._load_boxed = load_examples, load_boxed
+        self._load_training = load_training
         self._load_model, self._load_momentum = load_model, load_momentum
-        self._tokenize, self._templates, self._announce = tokenize, templates, announce
+        self._tokenize, self._templates = tokenize, templates
+        self.announce = announce
 
     @functools.cached_property
     def model(self) -> EmbedsViews:
@@ -74,15 +82,54 @@ class Material:
             tokenize=self._tokenize,
             templates=template_set(self._templates),
         )
-        spaces = encoded(self.model, joint=True, progress=self._announce("encoding"))
+        spaces = encoded(self.model, joint=True, progress=self.announce("encoding"))
         if self._load_momentum is not None:
             twin = encoded(
                 self._load_momentum(),
                 joint=False,
-                progress=self._announce("encoding, momentum weights"),
+                progress=self.announce("encoding, momentum weights"),
             )
             spaces["momentum"] = twin["projected"]
         return spaces
+
+    @functools.cached_property
+    def training(self) -> Examples:
+        """The training split beside the dataset; there has to be one."""
+        assert self._load_training is not None
+        return self._load_training()
+
+    @functools.cached_property
+    def shared_classes(self) -> SharedClasses | None:
+        """What a classifier can be fitted on and scored on; None where there is nothing."""
+        if self._load_training is None:
+            return None
+        return shared_classes(self.training, self.examples)
+
+    @functools.cached_property
+    def training_pictures(self) -> Vectors:
+        """I of the training pictures of `shared_classes`, of the online weights."""
+        shared = self._shared()
+        return encode_pictures(
+            ChosenPictures(self.training, shared.train),
+            len(shared.train),
+            lambda images, rows: {"image": self.model(images=images)},
+            self.announce("encoding pictures to fit classifiers on"),
+        )["image"]
+
+    @functools.cached_property
+    def training_captions(self) -> Vectors:
+        """T of the main captions of the same pictures."""
+        everything = captions_of(self.training)
+        captions = [everything[row][0] for row in self._shared().train]
+        texts, places = distinct(captions)
+        found = encode_texts(
+            texts, self.model, self._tokenize, self.announce("encoding their captions")
+        )
+        return {space: vectors[places] for space, vectors in found.items()}
+
+    def _shared(self) -> SharedClasses:
+        assert self.shared_classes is not None
+        return self.shared_classes
 
     @functools.cached_property
     def scenes(self) -> ComposedScenes:
@@ -111,19 +158,19 @@ class Material:
         """The template of a prompt beside a picture."""
         return prompt_template(self._templates)
 
-    def images(self, indices: Sequence[int]) -> UInt8[np.ndarray, "n size size 3"]:
-        """The pictures at these ascending indices, as the model sees them."""
-        chosen: list[np.ndarray] = []
-        first, wanted = 0, np.asarray(indices, np.int64)
-        for batch in self.examples.image_batches(BATCH_SIZE):
-            inside = wanted[(wanted >= first) & (wanted < first + len(batch))]
-            chosen.append(batch[inside - first])
-            first += len(batch)
-        return np.concatenate(chosen)
+    def images(
+        self, indices: Sequence[int] | Int64[np.ndarray, "n"]
+    ) -> UInt8[np.ndarray, "n size size 3"]:
+        """The pictures at these indices, as the model sees them."""
+        rows = np.asarray(indices, np.int64)
+        if not len(rows):
+            size = self.examples.image_size
+            return np.empty((0, size, size, 3), np.uint8)
+        return np.concatenate(list(self.examples.image_batches(BATCH_SIZE, rows)))
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         """T of texts that are in no caption gallery, such as prompts."""
-        return in_spaces(self.model(text=self._tokenize(texts)))
+        return encode_texts(texts, self.model, self._tokenize)
 
     def prompted(
         self,
@@ -133,13 +180,8 @@ class Material:
     ) -> Vectors:
         """IT of image `chosen[q]` with text q; an empty text is a text of no words."""
         ids = self._tokenize(texts)
-        parts = []
-        for first in range(0, len(chosen), BATCH_SIZE):  # images repeat: not all at once
-            rows = slice(first, first + BATCH_SIZE)
-            parts.append(in_spaces(self.model(images=images[chosen[rows]], text=ids[rows])))
-        return {space: np.concatenate([part[space] for part in parts]) for space in SPACES}
-
-
-def in_spaces(outputs: Outputs) -> Vectors:
-    """What a model gave for some inputs, as unit vectors by space."""
-    return {space: unit_rows(getattr(outputs, space), "these") for space in SPACES}
+        return encode_pictures(
+            ChosenPictures(PicturesInMemory(images), chosen),
+            len(chosen),
+            lambda pixels, rows: {"joint": self.model(images=pixels, text=ids[rows])},
+        )["joint"]

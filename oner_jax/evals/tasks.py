@@ -13,10 +13,15 @@ from oner_jax.evals.localisation import localisation_task
 from oner_jax.evals.material import Material
 from oner_jax.evals.measurement import absent, measured
 from oner_jax.evals.multimodal import multimodal_task
+from oner_jax.evals.neighbours import few_shot_task, knn_task
+from oner_jax.evals.probe import probe_task
 from oner_jax.evals.ranking import nearest
 from oner_jax.evals.reasoning import reasoning_task
 from oner_jax.evals.retrieval import retrieval
-from oner_jax.evals.zeroshot import zeroshot
+from oner_jax.evals.robustness import robustness_task
+from oner_jax.evals.search import best_of
+from oner_jax.evals.transfer import transfer_task
+from oner_jax.evals.zeroshot import mistakes, zeroshot
 
 CAPTION_QUERIES = 5
 PICTURE_QUERIES = 6
@@ -42,6 +47,7 @@ def zeroshot_task(material: Material) -> Content:
     corpus = material.corpus
     if len(corpus.class_names) < 2:
         return absent("fewer than two labels")
+    primary = material.spaces[PRIMARY]
     return {
         **measured(
             {
@@ -50,6 +56,7 @@ def zeroshot_task(material: Material) -> Content:
             }
         ),
         "classes": len(corpus.class_names),
+        **mistakes(primary.image, primary.prompts, corpus.classes, corpus.class_names),
     }
 
 
@@ -74,7 +81,7 @@ def examples_task(material: Material) -> Content:
 
     Most queries are drawn by a fixed seed from the dataset alone, so they are the same for every
     model and cannot be picked to please. `certain` are the captions that this model is most certain
-    about, right or wrong.
+    about, right or wrong; `mistaken` those among the wrong ones.
     """
     space, corpus = material.spaces[PRIMARY], material.corpus
     gallery = corpus.gallery
@@ -102,10 +109,20 @@ def examples_task(material: Material) -> Content:
     pictures = draw(np.arange(len(space.image)), PICTURE_QUERIES)
     asked = np.array(draw(mains, MAXIMUM_ASKED))
     certain = asked[most_certain(space.text[asked], space.image, CAPTION_QUERIES)]
+    firsts, _ = best_of(space.text[asked], space.image, 1)
+    wrong = np.array(
+        [
+            first not in carriers.of(caption)
+            for caption, first in zip(asked, firsts[:, 0], strict=True)
+        ]
+    )
+    mistaken = asked[wrong]
+    mistaken = mistaken[most_certain(space.text[mistaken], space.image, CAPTION_QUERIES)]
     return {
         "text_to_image": [ask(caption) for caption in captions],
         "image_to_text": [describe(picture) for picture in pictures],
         "certain": [ask(caption) for caption in certain.tolist()],
+        "mistaken": [ask(caption) for caption in mistaken.tolist()],
     }
 
 
@@ -164,23 +181,39 @@ class Task:
     """One evaluation.
 
     `measure` gives the content of a cell; `needs` are views without which there is nothing to
-    measure; `boxes` says that it works on pictures with boxes alone; `printed` picks what the
-    printed table has of it (the report has everything).
+    measure; `boxes` says that it works on pictures with boxes alone; `standard` that it is done
+    unless others are asked for; `printed` picks what the printed table has of it (the report has
+    everything).
     """
 
     measure: Callable[[Material], Content]
     needs: frozenset[str] = frozenset({"I", "T"})
     boxes: bool = False
+    standard: bool = True
     printed: Callable[[str], bool] = lambda name: True
 
 
 TASKS: dict[str, Task] = {
     "retrieval": Task(retrieval_task),
-    "zeroshot": Task(zeroshot_task),
+    "zeroshot": Task(zeroshot_task, printed=lambda name: name.startswith("top")),
+    "probe": Task(probe_task, needs=frozenset("I")),
+    "knn": Task(knn_task, needs=frozenset("I")),
+    "few_shot": Task(few_shot_task, needs=frozenset("I")),
+    "transfer": Task(transfer_task),
     "geometry": Task(geometry_task),
     "map": Task(map_task),
     "examples": Task(examples_task),
     "localisation": Task(localisation_task, boxes=True),
     "reasoning": Task(reasoning_task, needs=frozenset({"I", "T", "IT"})),
     "multimodal": Task(multimodal_task, printed=lambda name: name.endswith("R@10")),
+    "robustness": Task(
+        robustness_task,
+        standard=False,
+        printed=lambda name: name.endswith(("_clean", "_corrupted")),
+    ),
+}
+
+TASK_SETS = {
+    "standard": tuple(name for name, task in TASKS.items() if task.standard),
+    "all": tuple(TASKS),
 }
