@@ -9,7 +9,7 @@ from oner_jax.errors import InputError
 from oner_jax.evals.captions import caption_gallery, different_partner, distinct
 from oner_jax.evals.ranking import Matches, unit_vectors
 from oner_jax.evals.retrieval import retrieval
-from oner_jax.evals.templates import TEMPLATE_SETS, template_set
+from oner_jax.evals.templates import template_set, template_sets
 from oner_jax.evals.zeroshot import class_vectors, zeroshot
 
 
@@ -106,10 +106,12 @@ def test_chance_of_a_thousand_classes():
 
 
 def test_template_sets_have_one_slot_each():
-    for templates in TEMPLATE_SETS.values():
+    for templates in template_sets().values():
         assert all(template.count("{}") == 1 for template in templates)
     assert len(template_set("imagenet_slip")) == 7
-    with pytest.raises(InputError, match=r"no template set 'nmaes'; there are: names"):
+    assert len(set(template_set("imagenet_clip"))) == 80
+    assert set(template_set("imagenet_slip")) < set(template_set("imagenet_clip"))
+    with pytest.raises(InputError, match=r"no template set 'nmaes' \(did you mean 'names'"):
         template_set("nmaes")
 
 

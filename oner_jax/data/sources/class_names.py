@@ -1,5 +1,8 @@
 """What the classes of a labelled set are called, where its own names for them are no words.
 
+`embedded:imagenet` are the names of ImageNet's 1,000 classes that CLIP's authors chose (Radford et
+al., ICML 2021), but for two of four that they call alike: `projectile` and `sunglass`.
+
 ImageNet's classes, for one, are numbers of WordNet (`n01440764`). A file of the user's says what
 they mean, as text
 
@@ -14,6 +17,7 @@ are further captions.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from oner_jax.data.sources import files
@@ -22,6 +26,8 @@ from oner_jax.errors import InputError
 
 Names = tuple[str, ...]
 
+_EMBEDDED_PREFIX = "embedded:"
+_EMBEDDED_FOLDER = Path(__file__).parents[1] / "class_names"
 _WORDNET_NUMBER = re.compile(r"n\d{8}")
 
 
@@ -35,7 +41,8 @@ def names_of_classes(classes: Sequence[str], path: str, source: str) -> dict[str
         if classes and all(map(_WORDNET_NUMBER.fullmatch, classes)):
             raise InputError(
                 f"{source}: its classes are called {classes[0]} and the like; "
-                "give --class_names=FILE, which says what each means"
+                "give --class_names=FILE, which says what each means, or for ImageNet's "
+                "--class_names=embedded:imagenet"
             )
         return {name: (" ".join(name.split("_")).strip() or name,) for name in classes}
     found = _read(path, classes)
@@ -56,6 +63,8 @@ def names_of_classes(classes: Sequence[str], path: str, source: str) -> dict[str
 
 
 def _read(path: str, classes: Sequence[str]) -> dict[str, Names]:
+    if path.startswith(_EMBEDDED_PREFIX):
+        path = str(_EMBEDDED_FOLDER / f"{path.removeprefix(_EMBEDDED_PREFIX)}.txt")
     try:
         text = files.read_file(path).decode("utf-8-sig")
         if path.endswith(".json"):
