@@ -1,0 +1,55 @@
+"""The model interface of CLIP_benchmark, where PyTorch is installed, and its own evaluation."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oner_jax.data import records
+from oner_jax.data.evaluation import evaluation_set
+from oner_jax.data.image_files import open_image
+from oner_jax.data.records import Record
+from oner_jax.models.embedding import Embedder
+from oner_jax.training.checkpoints import load_run
+from tests.evals.runs import tiny_run
+
+torch = pytest.importorskip("torch")
+
+from oner_jax.evals import clip_benchmark  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run(tmp_path_factory.mktemp("run"))
+
+
+def test_pictures_and_texts_are_embedded_as_by_our_own_evaluation(workdir):
+    model, transform, tokenize = clip_benchmark.load_oner(pretrained=f"{workdir}@5")
+    run = load_run(workdir, 5)
+    split = records.open_split(str(workdir / "pictures"))
+    stored = [Record.parse(record) for record in split.read(range(len(split)))]
+    pixels = torch.stack([transform(open_image(record.image)) for record in stored])
+    (ours,) = evaluation_set(split.name, image_size=run.config.model.image_size).image_batches(99)
+    difference = np.abs(pixels.numpy().transpose(0, 2, 3, 1).astype(int) - ours)
+    assert difference.mean() < 0.5
+    embedder = Embedder(run.model, run.parameters)
+    found = model.encode_image(torch.from_numpy(ours.transpose(0, 3, 1, 2).copy()))
+    np.testing.assert_allclose(found.numpy(), embedder(images=ours).projected, atol=1e-6)
+    ids = tokenize([record.captions[0] for record in stored])
+    found = model.encode_text(ids)
+    np.testing.assert_allclose(found.numpy(), embedder(text=ids.numpy()).projected, atol=1e-6)
+    assert torch.equal(tokenize("one text"), tokenize(["one text"]))
+
+
+def test_its_own_program_runs_our_checkpoint(workdir, tmp_path, monkeypatch):
+    pytest.importorskip("clip_benchmark")
+    output = tmp_path / "dummy.json"
+    command = ["clip_benchmark", "eval", "--pretrained", str(workdir), "--dataset", "dummy"]
+    command += ["--task", "zeroshot_classification", "--output", str(output), "--num_workers", "0"]
+    monkeypatch.setattr(sys, "argv", command)
+    clip_benchmark.main()
+    found = json.loads(output.read_text())
+    assert 0 <= found["metrics"]["acc1"] <= 1
+    assert found["model"] == "oner_jax"
