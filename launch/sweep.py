@@ -76,7 +76,7 @@ def plan(sweep: Sweep, folder: Path) -> list[Run]:
             commands = [train, (*evaluate, f"--tasks={','.join(sweep.tasks)}")]
             for look in sweep.looks:
                 if look.trial == trial.name and (look.every_seed or seed == sweep.seeds[0]):
-                    at = (f"--step={look.step}", f"--datasets={look.dataset}")
+                    at = (f"--steps={look.step}", f"--datasets={look.dataset}")
                     commands.append((*evaluate, f"--tasks={','.join(look.tasks)}", *at))
             runs.append(Run(trial, seed, workdir, tuple(commands)))
     return runs

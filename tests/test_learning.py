@@ -2,6 +2,8 @@
 
 import pytest
 
+from oner_jax.evals.evaluation import Request
+from oner_jax.evals.table import by_label
 from oner_jax.evaluate import evaluate
 from tests.test_train import run
 
@@ -15,7 +17,7 @@ def test_training_beats_the_shuffled_control_and_the_untrained_model(tmp_path):
     for workdir, config in ((trained, DEMO), (control, f"{DEMO},shuffle_captions=True")):
         result = run(workdir, *short, config=config)
         assert result.returncode == 0, result.stderr
-    columns, _ = evaluate(trained, compare=[control])
+    columns = by_label(evaluate(Request([trained], compare=[str(control)])).columns)
     recall = {
         label: {
             (split, name): measurement.value

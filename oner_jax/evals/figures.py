@@ -5,6 +5,7 @@ Figures are small panels (one message each) that the page arranges to fit the sc
 
 import dataclasses
 import io
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from oner_jax.evals.measurement import Measurement
+
 PANEL_INCHES = (3.7, 2.7)
 SQUARE_INCHES = (3.7, 3.9)
 DOTS_PER_INCH = 200
@@ -22,7 +25,8 @@ DOTS_PER_INCH = 200
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-    """Colours of a figure. `views` are those of I, T and IT, the same meaning in every figure."""
+    """Colours of a figure. `views` are those of I, T and IT, the same meaning in every figure;
+    `runs` those of lines that stand beside each other."""
 
     name: str
     background: str
@@ -31,6 +35,7 @@ class Theme:
     grid: str
     accent: str
     views: Mapping[str, str]
+    runs: Sequence[str]
     right: str
     wrong: str
 
@@ -43,6 +48,7 @@ LIGHT = Theme(
     grid="#e6e9ef",
     accent="#3d5fd0",
     views={"I": "#3d6fd6", "T": "#e8743b", "IT": "#1f9e7a"},
+    runs=("#3d5fd0", "#e8743b", "#1f9e7a", "#b03a8c", "#8a6d1d", "#5c6675"),
     right="#1f9e7a",
     wrong="#b9c0cc",
 )
@@ -54,6 +60,7 @@ DARK = Theme(
     grid="#2a3140",
     accent="#8aa4ff",
     views={"I": "#7aa2ff", "T": "#ff9d6b", "IT": "#4fd1a5"},
+    runs=("#8aa4ff", "#ff9d6b", "#4fd1a5", "#e58ac9", "#d9bf6a", "#a9b4c4"),
     right="#4fd1a5",
     wrong="#4a5263",
 )
@@ -143,6 +150,98 @@ def curve(
     axes.margins(y=0.15)
     if from_zero:
         axes.set_ylim(bottom=0)
+    return figure
+
+
+def curves_by_run(
+    theme: Theme,
+    title: str,
+    lines: "Mapping[str, Sequence[tuple[int, Measurement]]]",
+) -> "Figure":
+    """A measurement over training steps, a line for each run with its 95 % band; dashed: chance."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    figure, axes = _panel(theme, title, PANEL_INCHES)
+    first = next(iter(lines.values()))[0][1]
+    scale = 100 if first.fraction else 1
+    for number, (run, points) in enumerate(lines.items()):
+        colour = theme.runs[number % len(theme.runs)]
+        steps = [step for step, _ in points]
+        low, high = ([scale * measured.interval[side] for _, measured in points] for side in (0, 1))
+        values = [scale * measured.value for _, measured in points]
+        axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(steps, values, "o-", color=colour, linewidth=1.6, markersize=3.5, label=run)
+    if math.isfinite(first.chance):
+        axes.axhline(scale * first.chance, color=theme.muted, linewidth=1, linestyle="--")
+    axes.set_xlabel("step", fontsize=9)
+    axes.set_ylabel("%" if first.fraction else "", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    if len(lines) > 1:
+        _legend_below(figure, axes, theme)
+    return figure
+
+
+def confusion_matrix(theme: Theme, title: str, found: Mapping[str, Any]) -> "Figure":
+    """`classification.confusion` as shares of each row; the last column is any other answer."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    counts, names = np.array(found["counts"], np.float64), list(found["classes"])
+    if not counts[:, -1].any():
+        counts = counts[:, :-1]
+    columns = names + ["other"] * (counts.shape[1] - len(names))
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 1.9 + 0.24 * len(names)
+    figure, axes = _panel(theme, title, (side + 0.4, side))
+    colours = LinearSegmentedColormap.from_list("share", [theme.background, theme.accent])
+    axes.imshow(shares, cmap=colours, vmin=0, vmax=100)
+    for row, column in np.argwhere(shares >= 10).tolist():
+        axes.text(
+            column,
+            row,
+            f"{shares[row, column]:.0f}",
+            ha="center",
+            va="center",
+            fontsize=6,
+            color=theme.background if shares[row, column] > 55 else theme.text,
+        )
+    short = [textwrap.shorten(name, 24, placeholder="…") for name in columns]
+    axes.set_xticks(range(len(short)), short, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(names)), short[: len(names)], fontsize=7)
+    axes.grid(False)
+    return figure
+
+
+def severity_curves(
+    theme: Theme, title: str, by_severity: Mapping[str, Sequence[float]]
+) -> "Figure":
+    """What is left at each severity of every corruption; dashed: without any."""
+    figure, axes = _panel(theme, title, (4.6, 3.6))
+    corrupted = {name: values for name, values in by_severity.items() if len(values) > 1}
+    for number, (name, values) in enumerate(corrupted.items()):
+        axes.plot(
+            range(1, len(values) + 1),
+            [100 * value for value in values],
+            "-" if number < len(theme.runs) else ":",
+            color=theme.runs[number % len(theme.runs)],
+            linewidth=1.4,
+            label=name.replace("_", " "),
+        )
+    axes.axhline(100 * by_severity["clean"][0], color=theme.muted, linewidth=1, linestyle="--")
+    axes.set_xticks(range(1, 6))
+    axes.set_xlabel("severity", fontsize=9)
+    axes.set_ylabel("%", fontsize=9)
+    axes.set_ylim(bottom=0)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside right center",
+        frameon=False,
+        labelcolor=theme.text,
+        fontsize=8,
+    )
     return figure
 
 

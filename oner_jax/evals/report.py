@@ -1,7 +1,6 @@
 """The report of a run: one HTML page that needs nothing else, and its figures as PNG beside it."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
@@ -9,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oner_jax.evals import figures, gallery, page, sections, wording
+from oner_jax.evals.differences import Difference
 from oner_jax.evals.history import History
+from oner_jax.evals.mistakes import mistakes
 from oner_jax.evals.properties import properties
-from oner_jax.evals.suite import write_whole
+from oner_jax.evals.suite import slug, write_whole
 from oner_jax.evals.table import Columns
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Report:
 
     `columns` are the results by label, the run itself first. `pictures` gives the pictures of a
     dataset at some indices; `descriptions` says what a dataset is, where anybody knows. `command`
-    is what made the report.
+    is what made the report; `compared` are differences to other checkpoints, by their title.
     """
 
     directory: Path
@@ -35,6 +36,7 @@ class Report:
     pictures: Callable[[str, Sequence[int]], Mapping[int, "Image"]]
     descriptions: Mapping[str, str]
     command: str
+    compared: Mapping[str, Sequence[Difference]] = dataclasses.field(default_factory=dict)
 
     def write(self) -> Path:
         """Write `index.html` and the PNGs; returns the page's path."""
@@ -44,8 +46,10 @@ class Report:
             sections.training_facts(self.history, self.step),
             self._examples(),
             sections.results(self.columns, self.descriptions),
+            sections.compared(self.compared),
             self._space(),
             properties(self.columns, self.pictures, self._figure),
+            mistakes(self.columns, self.pictures, self._figure),
             self._curves(),
             sections.guide(),
             sections.footer(self.history, self.command),
@@ -61,7 +65,7 @@ class Report:
         renderings = {theme.name: figures.render(draw(theme)) for theme in figures.THEMES}
         for theme, content in renderings.items():
             suffix = "" if theme == "light" else f"_{theme}"
-            write_whole(self.directory / f"{_slug(name)}{suffix}.png", content)
+            write_whole(self.directory / f"{slug(name)}{suffix}.png", content)
         return page.figure(renderings, description)
 
     def _examples(self) -> str:
@@ -71,19 +75,26 @@ class Report:
                 continue
             found = cells["examples"].content
             by_image = found["image_to_text"]
-            asked = {kind: found[kind] for kind in ("certain", "text_to_image")}
+            asked = {kind: found[kind] for kind in ("certain", "mistaken", "text_to_image")}
             indices = {row["index"] for row in by_image}
             for rows in asked.values():
                 indices |= {answer["index"] for row in rows for answer in row["answers"]}
             pictures = self.pictures(dataset, sorted(indices))
             for kind, rows in asked.items():
-                grid = figures.retrieval_grid(figures.LIGHT, rows, pictures)
-                path = self.directory / f"examples_{_slug(dataset)}_{kind}.png"
-                write_whole(path, figures.render(grid))
+                if rows:
+                    grid = figures.retrieval_grid(figures.LIGHT, rows, pictures)
+                    path = self.directory / f"examples_{slug(dataset)}_{kind}.png"
+                    write_whole(path, figures.render(grid))
             parts.append(
                 f"<h3>{escape(dataset)}: the captions it is most certain about, and what it "
                 f"finds</h3>{gallery.caption_queries(asked['certain'], pictures)}"
-                f"<h3>{escape(dataset)}: captions drawn at random</h3>"
+                + (
+                    f"<h3>{escape(dataset)}: the captions it is most certain about and wrong</h3>"
+                    f"{gallery.caption_queries(asked['mistaken'], pictures)}"
+                    if asked["mistaken"]
+                    else ""
+                )
+                + f"<h3>{escape(dataset)}: captions drawn at random</h3>"
                 f"{gallery.caption_queries(asked['text_to_image'], pictures)}"
                 f"<h3>{escape(dataset)}: pictures drawn at random, and the captions nearest</h3>"
                 f"{gallery.picture_queries(by_image, pictures)}"
@@ -131,7 +142,7 @@ class Report:
                     )
                 )
             together = figures.render(figures.view_maps(figures.LIGHT, panels))
-            write_whole(self.directory / f"maps_{_slug(dataset)}.png", together)
+            write_whole(self.directory / f"maps_{slug(dataset)}.png", together)
             parts.append(
                 f"<h3>{escape(dataset)}: the map</h3>{page.grid(maps)}"
                 f"<h3>{escape(dataset)}: how near do pictures lie to their captions?</h3>"
@@ -166,8 +177,3 @@ class Report:
                 )
         shown = page.grid(panels) if panels else "<p>The run logged no metrics.</p>"
         return f'<h2 id="training">{sections.LINKS["training"]}</h2><p>{wording.CURVES}</p>{shown}'
-
-
-def _slug(name: str) -> str:
-    """A name as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)

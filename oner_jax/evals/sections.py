@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
 from oner_jax.evals import page, wording
+from oner_jax.evals.differences import HEADER, Difference, difference_rows
 from oner_jax.evals.features import PRIMARY
 from oner_jax.evals.history import History
 from oner_jax.evals.measurement import Measurement, format_ratio, format_value
@@ -12,12 +13,14 @@ from oner_jax.evals.table import BESIDE, Columns, metric_rows
 
 HEADLINES = (("retrieval", "text_R@1"), ("retrieval", "image_R@1"), ("zeroshot", "top1"))
 OWN = "this model"
+RESULTS = ("retrieval", "zeroshot", "probe", "knn", "few_shot", "transfer", "robustness")
 
 LINKS = {
     "examples": "See for yourself",
     "results": "All numbers",
     "space": "One space?",
     "properties": "Pictures and words together",
+    "mistakes": "What goes wrong",
     "training": "Training",
     "guide": "How to read this",
 }
@@ -154,9 +157,18 @@ def results(columns: Columns, descriptions: Mapping[str, str]) -> str:
         if "retrieval" in cells:
             parts.append(
                 f"<h3>{escape(dataset)}<small>{describe(columns, dataset, descriptions)}</small>"
-                f"</h3>{measured_table(columns, dataset, ['retrieval', 'zeroshot'])}"
+                f"</h3>{measured_table(columns, dataset, RESULTS)}"
             )
     return "\n".join(parts)
+
+
+def compared(found: Mapping[str, Sequence[Difference]]) -> str:
+    """The differences to what the run is compared with; nothing where it is not."""
+    return "\n".join(
+        f"<h3>{escape(title)}</h3><p>{escape(wording.DIFFERENCES)}</p>"
+        + page.table(HEADER, [[*map(escape, row)] for row in difference_rows(rows)], own=3)
+        for title, rows in found.items()
+    )
 
 
 def measured_table(columns: Columns, dataset: str, tasks: Collection[str]) -> str:

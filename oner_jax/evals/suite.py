@@ -4,28 +4,46 @@
 
 A cell carries the fingerprint of what it was made from. A cell with another fingerprint (the
 dataset was ingested again, other templates were asked for, the run was repeated with another
-config) counts as not finished.
+config) counts as not finished. Beside it `retrieval.npz` has every number in all bootstrap
+resamples, from which two models are compared. Only the cell's "time" depends on when it was made.
+
+Of several processes all take part, in the same order; the first one reads and writes the files.
 """
 
 import dataclasses
+import datetime
 import hashlib
+import io
+import itertools
 import json
 import os
-from collections.abc import Callable, Sequence
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
 
-from oner_jax.evals.features import EmbedsViews, Examples, RowsDone
+from oner_jax.evals.features import EmbedsViews, Examples, RowsDone, Tokenize
 from oner_jax.evals.material import Material
-from oner_jax.evals.measurement import Measurement, absent
+from oner_jax.evals.measurement import Measurement, Resampled, absent
 from oner_jax.evals.scenes import BoxedPictures
-from oner_jax.evals.tasks import TASKS, Task
+from oner_jax.evals.tasks import TASK_SETS, TASKS, Task
 from oner_jax.evals.templates import prompt_template, template_set
+from oner_jax.parallel import distributed
 
-CELL_FORMAT = 5  # raise it when a task measures something else than before
+CELL_FORMAT = 6  # raise it when a task measures something else than before
+
+_asked = itertools.count()  # how often process 0 was asked what is missing
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Who makes a cell: the command, and the revision of the source."""
+
+    command: str = ""
+    revision: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +53,16 @@ class Subject:
     `label` is the name in tables, `directory` that of its cells: the workdir's `eval/` and the
     checkpoint. `identity` changes when the weights may have changed. `load` gives the embedder of
     the online weights, `load_momentum` that of the momentum twin, where it is to be shown beside.
+    Weights that are not `there` any more are shown as far as they were measured.
     """
 
     label: str
     directory: Path
     identity: str
     load: Callable[[], EmbedsViews]
-    tokenize: Callable[[Sequence[str]], Int32[np.ndarray, "n tokens"]]
+    tokenize: Tokenize
     load_momentum: Callable[[], EmbedsViews] | None = None
+    there: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +70,17 @@ class Dataset:
     """A dataset by its name in tables; `content_hash` tells whether it changed.
 
     It has examples, or else pictures with boxes, on which only some tasks can be done.
+    `load_training` gives the training split beside it, `templates` names the prompt templates of
+    its zero-shot tasks.
     """
 
     name: str
     content_hash: str
     load: Callable[[], Examples] | None = None
     load_boxed: Callable[[], BoxedPictures] | None = None
+    load_training: Callable[[], Examples] | None = None
+    training_hash: str = ""
+    templates: str = "names"
 
     @property
     def tasks(self) -> list[str]:
@@ -65,25 +90,38 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """The finished result of one task: what its JSON file holds."""
+    """The finished result of one task: what its JSON file at `path` holds."""
 
     task: str
     dataset: str
     content: dict[str, Any]
+    path: Path | None = dataclasses.field(default=None, compare=False)
 
     def measurements(self, space: str) -> dict[str, Measurement]:
         """The measurements of one space by their name in the task; empty where there are none."""
         stored = self.content.get("measurements", {}).get(space, {})
         return {name: Measurement.from_json(value) for name, value in stored.items()}
 
+    def resampled(self, space: str) -> dict[str, Resampled]:
+        """The bootstrap resamples of these measurements, as far as they were kept."""
+        if self.path is None or not self.path.with_suffix(".npz").exists():
+            return {}
+        with np.load(self.path.with_suffix(".npz")) as kept:
+            prefix = f"{space}/"
+            return {
+                name.removeprefix(prefix): kept[name]
+                for name in kept.files
+                if name.startswith(prefix)
+            }
+
 
 def evaluate_subject(
     subject: Subject,
     datasets: Sequence[Dataset],
     *,
-    templates: str,
-    tasks: Sequence[str] = tuple(TASKS),
+    tasks: Sequence[str] = TASK_SETS["standard"],
     force: bool = False,
+    origin: Origin = Origin(),
     announce: Callable[[str], RowsDone] = lambda text: lambda done, total: None,
 ) -> dict[str, dict[str, Cell]]:
     """The cells of one set of weights, by dataset and task; makes those that are missing.
@@ -92,7 +130,7 @@ def evaluate_subject(
     returns the progress callback for it.
     """
     return {
-        dataset.name: _evaluate_dataset(subject, dataset, templates, tasks, force, announce)
+        dataset.name: _evaluate_dataset(subject, dataset, tasks, force, origin, announce)
         for dataset in datasets
     }
 
@@ -100,45 +138,86 @@ def evaluate_subject(
 def _evaluate_dataset(
     subject: Subject,
     dataset: Dataset,
-    templates: str,
     tasks: Sequence[str],
     force: bool,
+    origin: Origin,
     announce: Callable[[str], RowsDone],
 ) -> dict[str, Cell]:
-    fingerprint = _fingerprint(subject, dataset, templates)
+    fingerprint = _fingerprint(subject, dataset)
     chosen = [task for task in dataset.tasks if task in tasks]
     paths = {task: subject.directory / dataset.name / f"{task}.json" for task in chosen}
     stored = {} if force else {task: _read(path, fingerprint) for task, path in paths.items()}
-    missing = [task for task in chosen if stored.get(task) is None]
-    if missing:
-        material = _material(subject, dataset, templates, announce)
+    # Processes may see a shared file at different times: one says what there is.
+    missing = distributed.from_main(
+        f"missing cells {next(_asked)}",
+        lambda: [task for task in chosen if stored.get(task) is None],
+    )
+    if not subject.there:
+        chosen = [task for task in chosen if task not in missing]
+    elif missing:
+        material = _material(subject, dataset, announce)
         pictures, captions = material.size
         for task in missing:
+            started = time.monotonic()
             content = {
                 "fingerprint": fingerprint,
                 "dataset": dataset.name,
+                "data_hash": dataset.content_hash,
                 "weights": subject.label,
                 "task": task,
+                **dataclasses.asdict(origin),
                 "pictures": pictures,
                 "captions": captions,
                 **_measure(TASKS[task], material),
             }
-            text = json.dumps(content)
-            write_whole(paths[task], text.encode() + b"\n")
-            stored[task] = json.loads(text)  # the same whether made now or read
-    return {task: Cell(task, dataset.name, stored[task] or {}) for task in chosen}
+            seconds = time.monotonic() - started
+            stored[task] = _write_cell(paths[task], content, seconds)
+    return {task: Cell(task, dataset.name, stored[task] or {}, paths[task]) for task in chosen}
 
 
-def _material(
-    subject: Subject, dataset: Dataset, templates: str, announce: Callable[[str], RowsDone]
-) -> Material:
+def _write_cell(path: Path, content: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Write the cell and its resamples; the cell as it will be read. Processes but one write none.
+
+    Features that a task was the first to ask for count into its seconds.
+    """
+    spaces: Mapping[str, Mapping[str, Measurement]] = content.get("measurements", {})
+    text = json.dumps(
+        {
+            **content,
+            "measurements": {
+                space: {name: measurement.to_json() for name, measurement in own.items()}
+                for space, own in spaces.items()
+            },
+            "time": {
+                "seconds": round(seconds, 3),
+                "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            },
+        }
+    )
+    if distributed.is_main():
+        kept = {
+            f"{space}/{name}": measurement.resampled
+            for space, own in spaces.items()
+            for name, measurement in own.items()
+            if measurement.resampled is not None
+        }
+        if kept:
+            file = io.BytesIO()
+            np.savez_compressed(file, allow_pickle=False, **kept)
+            write_whole(path.with_suffix(".npz"), file.getvalue())
+        write_whole(path, text.encode() + b"\n")
+    return json.loads(text)  # the same whether made now or read
+
+
+def _material(subject: Subject, dataset: Dataset, announce: Callable[[str], RowsDone]) -> Material:
     return Material(
         load_examples=dataset.load,
         load_boxed=dataset.load_boxed,
+        load_training=dataset.load_training,
         load_model=subject.load,
         load_momentum=subject.load_momentum,
         tokenize=subject.tokenize,
-        templates=templates,
+        templates=dataset.templates,
         announce=lambda what: announce(f"{dataset.name}: {what} with {subject.label}"),
     )
 
@@ -150,13 +229,14 @@ def _measure(task: Task, material: Material) -> dict[str, Any]:
     return task.measure(material)
 
 
-def _fingerprint(subject: Subject, dataset: Dataset, templates: str) -> str:
+def _fingerprint(subject: Subject, dataset: Dataset) -> str:
     made_from = [
         CELL_FORMAT,
         subject.identity,
         dataset.content_hash,
-        template_set(templates),
-        prompt_template(templates),
+        dataset.training_hash,
+        template_set(dataset.templates),
+        prompt_template(dataset.templates),
     ]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
 
@@ -167,6 +247,11 @@ def _read(path: Path, fingerprint: str) -> dict[str, Any] | None:
     except (OSError, ValueError):  # not made yet, or not by this program
         return None
     return content if content.get("fingerprint") == fingerprint else None
+
+
+def slug(name: str) -> str:
+    """A name as part of that of a file."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_") or "run"
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """All measurements of an evaluation as one plain table."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from oner_jax.evals.features import PRIMARY
@@ -9,6 +10,22 @@ from oner_jax.evals.tasks import TASKS
 
 Cells = Mapping[str, Mapping[str, Cell]]  # by dataset and task
 Columns = Mapping[str, Cells]  # by label, the run itself first
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """The cells of one checkpoint: of which run, and after how many steps (0: untrained)."""
+
+    label: str
+    run: str
+    step: int
+    cells: Cells
+
+
+def by_label(columns: Sequence[Column]) -> Columns:
+    """The cells alone."""
+    return {column.label: column.cells for column in columns}
+
 
 BESIDE = ("backbone", "momentum")  # other features of the same run
 
@@ -65,7 +82,12 @@ def text_table(columns: Columns) -> str:
             for label in others
         ]
         lines.append([name, *cells, ratio, *beside])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Rows as plain text, the first column to the left and the others to the right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
             text.ljust(width) if column == 0 else text.rjust(width)
@@ -73,3 +95,9 @@ def text_table(columns: Columns) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Rows, the header first, as a Markdown table."""
+    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ruled) + "\n"

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from oner_jax.evals.corruptions import CORRUPTIONS
+
 
 @dataclasses.dataclass(frozen=True)
 class Wording:
@@ -29,6 +31,68 @@ RETRIEVAL = {
 ZEROSHOT = {
     "top1": Wording("name the picture, first guess", "zero-shot top-1 over all class names"),
     "top5": Wording("name the picture, five guesses", "zero-shot top-5 over all class names"),
+    "mean_per_class": Wording(
+        "… each class counted alike", "zero-shot top-1 of every class, averaged over classes"
+    ),
+}
+
+PROBE = {
+    "top1": Wording(
+        "linear probe",
+        "A linear classifier fitted on the training pictures' features; how strongly it is "
+        "regularised was chosen on a fifth of them.",
+    ),
+    "mean_per_class": Wording("… each class counted alike", "averaged over classes"),
+}
+
+KNN = {
+    f"knn_{k}": Wording(
+        f"vote of {k} neighbours" if k > 1 else "the nearest neighbour's class",
+        "Training pictures nearest by cosine.",
+    )
+    for k in (1, 5, 20)
+}
+
+FEW_SHOT = {
+    f"shots_{shots}": Wording(
+        f"{shots} pictures of each class" if shots > 1 else "one picture of each class",
+        "The class whose few pictures have the nearest mean; the average of five draws.",
+    )
+    for shots in (1, 2, 4, 8)
+}
+
+TRANSFER = {
+    f"{fitted}_to_{scored}": Wording(
+        f"fitted on {names[fitted]}, scored on {names[scored]}",
+        "A linear classifier of the probe's classes."
+        if fitted == scored
+        else "The same classifier on the other modality.",
+    )
+    for names in ({"image": "pictures", "text": "captions"},)
+    for fitted in names
+    for scored in names
+} | {
+    "kept_across": Wording(
+        "kept across modalities",
+        "Accuracy across modalities over accuracy within, both above chance: 100 % would mean that "
+        "it does not matter which modality a classifier was fitted on.",
+    )
+}
+
+ROBUSTNESS = {
+    f"{kind}_{name}": Wording(f"{asked}: {title}", meaning)
+    for kind, asked in (
+        ("text", "picture → caption, first answer"),
+        ("class", "name the picture, first guess"),
+    )
+    for name, title, meaning in (
+        ("clean", "as they are", "The same pictures without corruption."),
+        ("corrupted", "all corruptions", "Mean over all kinds and their five severities."),
+        *(
+            (kind_of, kind_of.replace("_", " "), "Mean over five severities.")
+            for kind_of in CORRUPTIONS
+        ),
+    )
 }
 
 GEOMETRY = {
@@ -227,6 +291,11 @@ QUERIES = {
 BY_TASK = {
     "retrieval": RETRIEVAL,
     "zeroshot": ZEROSHOT,
+    "probe": PROBE,
+    "knn": KNN,
+    "few_shot": FEW_SHOT,
+    "transfer": TRANSFER,
+    "robustness": ROBUSTNESS,
     "geometry": GEOMETRY,
     "localisation": LOCALISATION,
     "reasoning": REASONING,
@@ -273,6 +342,30 @@ EXAMPLES = (
     "Green marks a right answer. Random queries are drawn with a fixed seed, the same for every "
     "model; nobody chose them. Above them stand the captions that the model is most certain about "
     "(caption and picture prefer each other to all others), right or wrong."
+)
+
+OVERVIEW = (
+    "Every number with its 95 % interval (bootstrap over pictures). Curves: the line is the "
+    "number, the band its interval, the dashed line chance."
+)
+
+DIFFERENCES = (
+    "Differences on the same pictures, in percentage points where the number is a percentage. The "
+    "interval is that of a paired bootstrap; a star says that it leaves out zero."
+)
+
+CLASSIFIERS = {"zeroshot": "zero-shot", "probe": "linear probe"}
+
+CORRUPTED = {"text": "picture → caption, R@1", "class": "zero-shot top-1"}
+
+FAILURES = (
+    "Wrong answers that the model is most certain of: how much nearer the picture lies to the name "
+    "it picks than to the right one. One picture for each kind of mistake."
+)
+
+CONFUSION = (
+    "Rows are the right classes, columns the answers, as a share of the row; of many classes those "
+    "that are confused most often."
 )
 
 PROPERTIES = (
@@ -335,8 +428,9 @@ GUIDE = (
     ),
     (
         "± in the tables",
-        "Half of a 95 % interval from the number of queries. Differences smaller than that are "
-        "noise.",
+        "Half of a 95 % interval: the number in a thousand datasets drawn from this one's pictures "
+        "with repeats (bootstrap). Two models on the same pictures differ by less than both "
+        "intervals suggest: the differences below them are paired.",
     ),
     (
         "Backbone, momentum",

@@ -85,7 +85,7 @@ def write_manifest(
 ) -> None:
     """What a later reader needs to know of this run beyond its config."""
     manifest = {
-        "revision": _revision(),
+        "revision": revision(),
         "packages": {name: _version(name) for name in PACKAGES},
         "devices": [str(device) for device in mesh.devices.flat],
         "device_kind": mesh.devices.flat[0].device_kind,
@@ -154,7 +154,7 @@ def _check_same_run(workdir: epath.Path, config: ConfigDict) -> None:
         )
 
 
-def _revision() -> str:
+def revision() -> str:
     """Git revision of the source, with "+" where files differ from it."""
     here = Path(__file__).parent
 

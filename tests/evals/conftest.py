@@ -63,9 +63,12 @@ class ColourPictures:
         self.labels = ["", *names[1:]]
         self.metadata: list[dict[str, str]] = [{} for _ in names]
 
-    def image_batches(self, batch_size: int) -> Iterator[np.ndarray]:
-        for first in range(0, self.number, batch_size):
-            colours = self.colours[first : first + batch_size].astype(np.uint8)
+    def image_batches(
+        self, batch_size: int, rows: np.ndarray | None = None
+    ) -> Iterator[np.ndarray]:
+        chosen = self.colours[: self.number] if rows is None else self.colours[rows]
+        for first in range(0, len(chosen), batch_size):
+            colours = chosen[first : first + batch_size].astype(np.uint8)
             size = self.image_size
             yield np.broadcast_to(colours[:, None, None], (len(colours), size, size, 3))
 

@@ -83,7 +83,7 @@ def make_report(world: Any, step: int = 60, views: frozenset[str] = ALL_VIEWS) -
     columns = {}
     for label, noise in (("step 60", 20.0), ("untrained", 1e6)):
         subject, _ = world.subject(label, noise=noise, views=views)
-        columns[label] = evaluate_subject(subject, [world.dataset()], templates="names")
+        columns[label] = evaluate_subject(subject, [world.dataset()])
 
     def pictures(dataset: str, indices: Any) -> dict[int, Image.Image]:
         assert dataset == "val"

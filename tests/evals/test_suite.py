@@ -1,5 +1,6 @@
 """Cells: what is in them, when they are made again, and that none is ever half there."""
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -14,12 +15,12 @@ from oner_jax.evals.ranking import unit_vectors
 from oner_jax.evals.scenes import ComposedScenes
 from oner_jax.evals.suite import Dataset, evaluate_subject
 from oner_jax.evals.table import metric_rows, text_table
-from oner_jax.evals.tasks import TASKS, Task, most_certain
+from oner_jax.evals.tasks import TASK_SETS, TASKS, Task, most_certain
 
 
 def evaluate(world: Any, **options: Any) -> Any:
     subject, embedder = world.subject(**options)
-    return evaluate_subject(subject, [world.dataset()], templates="names"), embedder
+    return evaluate_subject(subject, [world.dataset()]), embedder
 
 
 def test_a_perfect_model_is_measured_as_perfect(colour_world):
@@ -58,8 +59,9 @@ def test_a_model_without_a_joint_view_is_measured_without_it(colour_world):
 
 def test_every_cell_is_a_file_and_is_reused(colour_world):
     first, embedder = evaluate(colour_world)
-    files = sorted(path.name for path in (colour_world.workdir / "eval/step-7/val").iterdir())
-    assert files == sorted(f"{task}.json" for task in TASKS)
+    folder = colour_world.workdir / "eval/step-7/val"
+    cells = sorted(path.name for path in folder.glob("*.json"))
+    assert cells == sorted(f"{task}.json" for task in TASK_SETS["standard"])
     again, unused = evaluate(colour_world)
     assert embedder.calls > 0
     assert unused.calls == 0
@@ -74,8 +76,9 @@ def test_a_cell_is_made_again_when_what_it_was_made_from_changed(colour_world, c
         cell.write_text(cell.read_text()[:40])
     subject, embedder = colour_world.subject(identity="new" if change == "identity" else "same")
     dataset = colour_world.dataset(content_hash="two" if change == "dataset" else "one")
-    templates = "imagenet_slip" if change == "templates" else "names"
-    evaluate_subject(subject, [dataset], templates=templates, force=change == "force")
+    if change == "templates":
+        dataset = dataclasses.replace(dataset, templates="imagenet_slip")
+    evaluate_subject(subject, [dataset], force=change == "force")
     assert embedder.calls > 0
     assert json.loads(cell.read_text())["task"] == "retrieval"
 
@@ -88,7 +91,9 @@ def test_a_failure_leaves_finished_cells_and_no_half_ones(colour_world, monkeypa
     with pytest.raises(RuntimeError, match="killed"):
         evaluate(colour_world)
     folder = colour_world.workdir / "eval/step-7/val"
-    assert sorted(path.name for path in folder.iterdir()) == ["retrieval.json", "zeroshot.json"]
+    finished = sorted(path.stem for path in folder.glob("*.json"))
+    assert finished == ["few_shot", "knn", "probe", "retrieval", "transfer", "zeroshot"]
+    assert not list(folder.glob("*.partial"))
 
 
 def test_features_that_are_not_finite_are_refused(colour_world):
@@ -97,7 +102,7 @@ def test_features_that_are_not_finite_are_refused(colour_world):
         np.errstate(invalid="ignore"),
         pytest.raises(InputError, match=r"not finite; evaluate an earlier checkpoint"),
     ):
-        evaluate_subject(subject, [colour_world.dataset()], templates="names")
+        evaluate_subject(subject, [colour_world.dataset()])
 
 
 def test_progress_reaches_its_end(colour_world):
@@ -166,7 +171,9 @@ def test_the_table_puts_chance_and_ratio_beside_every_number(colour_world):
     row = next(line.split() for line in lines if line.startswith("retrieval/val/text_R@1 "))
     assert row[1:4] == ["3.45%", "100.0%", "29×"]
     assert float(row[4].rstrip("%")) < 20
-    assert len(lines) == 1 + len(metric_rows(columns))
+    everything = [name for name, _ in metric_rows(columns)]
+    assert len(lines) == len(everything)  # a header more, and mean_per_class less
+    assert "zeroshot/val/mean_per_class" in everything
 
 
 def test_a_dataset_of_boxes_has_the_tasks_on_boxes_alone(colour_world):
@@ -182,7 +189,7 @@ def test_a_dataset_of_boxes_has_the_tasks_on_boxes_alone(colour_world):
     )
     subject, _ = colour_world.subject()
     dataset = Dataset("own", "hash", load_boxed=lambda: boxed)
-    cells = evaluate_subject(subject, [dataset], templates="names")
+    cells = evaluate_subject(subject, [dataset])
     assert set(cells["own"]) == {"localisation"}
     content = cells["own"]["localisation"].content
     assert (content["pictures"], content["captions"]) == (2, 1)
@@ -206,11 +213,13 @@ def test_numbers_as_shown(number, fraction, shown):
 
 
 def test_ratio_and_interval():
-    measured = Measurement(value=0.5, chance=0.01, cases=100)
+    measured = Measurement.mean(np.arange(100) < 50, chance=0.01)
     assert format_ratio(measured.ratio) == "50×"
-    # scipy.stats.binomtest(k, n).proportion_ci(method="wilson"), for 50 of 100 and 0 of 20.
-    assert measured.interval == pytest.approx((0.403832, 0.596168), abs=1e-5)
-    assert Measurement(0.0, 0.1, 20).interval == pytest.approx((0.0, 0.161125), abs=1e-5)
+    # The bootstrap of a share is binomial: scipy.stats.binom(100, 0.5).interval(0.95).
+    assert measured.interval == pytest.approx((0.40, 0.60), abs=0.011)
+    assert Measurement.mean(np.zeros(20), 0.1).interval == (0, 0)
     assert math.isnan(Measurement(0.5, 0.0).ratio)
+    again = Measurement.from_json(json.loads(json.dumps(measured.to_json())))
+    assert again == measured
     stored = json.loads(json.dumps(Measurement(math.nan, 0.5).to_json()))
     assert math.isnan(Measurement.from_json(stored).value)

@@ -1,0 +1,140 @@
+"""Which checkpoints are evaluated, what tables call them, and where their cells are kept."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from oner_jax.data.text import Tokenizer
+from oner_jax.errors import InputError
+from oner_jax.evals.features import EmbedsViews
+from oner_jax.evals.suite import Subject, slug
+from oner_jax.models.embedding import Embedder
+from oner_jax.training.checkpoints import (
+    available_steps,
+    has_twin,
+    load_run,
+    read_config,
+    resolve_step,
+)
+
+UNTRAINED = "untrained"
+INIT = "init"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A run at one step, or at "init" as it started. `run` is what tables call the run.
+
+    One that is not `there` any more was evaluated before it was deleted.
+    """
+
+    workdir: Path
+    step: int | str
+    run: str
+    there: bool = True
+
+    @property
+    def number(self) -> int:
+        """The step; 0 at the beginning."""
+        return 0 if self.step == INIT else int(self.step)
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder of its cells."""
+        return UNTRAINED if self.step == INIT else f"step-{self.step}"
+
+    def subject(self, label: str, cells: Path) -> Subject:
+        """What is evaluated under this label; its cells are in a folder of `cells`."""
+        config = read_config(self.workdir)
+        tokenizer = Tokenizer.load(config.data.tokenizer)
+        identity = f"{self.step} {tokenizer.content_hash} {config.to_json(sort_keys=True)}"
+
+        def embedder(weights: str) -> Callable[[], EmbedsViews]:
+            def load() -> Embedder:
+                run = load_run(self.workdir, self.step, weights)
+                return Embedder(run.model, run.parameters)
+
+            return load
+
+        return Subject(
+            label=label,
+            directory=cells / self.folder,
+            identity=hashlib.sha256(identity.encode()).hexdigest(),
+            load=embedder("online"),
+            tokenize=functools.partial(tokenizer.encode, max_tokens=config.model.text_tokens),
+            load_momentum=embedder("momentum") if self.step != INIT and has_twin(config) else None,
+            there=self.there,
+        )
+
+    @property
+    def image_size(self) -> int:
+        """Of the pictures that the model sees, in pixels."""
+        return read_config(self.workdir).model.image_size
+
+
+def checkpoints_of(
+    workdirs: Sequence[Path], steps: Sequence[str], out: Path | None = None
+) -> list[Checkpoint]:
+    """The checkpoints of every run: numbers, "best" (by the run's own metric), "last", or "all".
+
+    All are those that there are, and those that were evaluated and then deleted. Ascending in each
+    run. Raises InputError for a folder without a run and for a step that is not there, naming those
+    that are.
+    """
+    found = []
+    for workdir, name in zip(workdirs, short_names(workdirs), strict=True):
+        read_config(workdir)
+        there = set(available_steps(workdir))
+        chosen: dict[int, bool] = {}
+        for step in steps:
+            if step == INIT:
+                raise InputError(
+                    "--steps=init: the untrained model is always shown; give a checkpoint"
+                )
+            if step != "all":
+                chosen[resolve_step(workdir, step)] = True
+                continue
+            evaluated = _evaluated_steps(cells_folder(out, workdir, name))
+            chosen |= {number: number in there for number in there | evaluated}
+            if not chosen:
+                resolve_step(workdir, "last")  # says what is missing
+        found += [
+            Checkpoint(workdir, number, name, is_there)
+            for number, is_there in sorted(chosen.items())
+        ]
+    return found
+
+
+def cells_folder(out: Path | None, workdir: Path, run: str) -> Path:
+    """Where the cells of a run are kept: beside it, or in the folder for everything."""
+    return workdir / "eval" if out is None else out / "eval" / slug(run)
+
+
+def _evaluated_steps(cells: Path) -> set[int]:
+    numbers = (path.name.removeprefix("step-") for path in cells.glob("step-*"))
+    return {int(number) for number in numbers if number.isdigit()}
+
+
+def compared_checkpoints(entries: Sequence[str], workdir: Path) -> list[Checkpoint]:
+    """The checkpoints that `--compare` names: FOLDER for its last one, FOLDER@STEP, or @STEP of
+    `workdir`. Raises InputError as `checkpoints_of` does."""
+    parts = [entry.rpartition("@") if "@" in entry else (entry, "", "last") for entry in entries]
+    folders = [Path(folder) if folder else workdir for folder, _, _ in parts]
+    names = short_names(folders)
+    found = []
+    for folder, (_, at, step), name in zip(folders, parts, names, strict=True):
+        (checkpoint,) = checkpoints_of([folder], [step])
+        run = f"{name} {checkpoint.step}" if at else name
+        found.append(dataclasses.replace(checkpoint, run=run))
+    return found
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path; the whole path where that is not unique."""
+    last = [folder.resolve().name for folder in folders]
+    return [
+        name if last.count(name) == 1 and name != UNTRAINED else str(folder).strip("/")
+        for name, folder in zip(last, folders, strict=True)
+    ]

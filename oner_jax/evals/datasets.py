@@ -1,0 +1,154 @@
+"""What is evaluated on: names on the command line -> datasets, and which of them are not there."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
+
+from oner_jax.configuration import nearest
+from oner_jax.data.boxes import content_hash, read_boxes
+from oner_jax.data.image_files import on_white, open_image
+from oner_jax.errors import InputError
+from oner_jax.evals.protocols import PROTOCOLS
+from oner_jax.evals.suite import Dataset, slug
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PUBLIC = "public"  # stands for every benchmark of `protocols.py`
+OWN_TEMPLATES = "names"
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a dataset is: a split of records, or a file of pictures with boxes.
+
+    `training` is the split that classifiers are fitted on, `how` tells how to get what is missing.
+    """
+
+    split: str = ""
+    boxes: Path | None = None
+    templates: str = OWN_TEMPLATES
+    training: str | None = None
+    how: str = ""
+
+    def content_hash(self) -> str:
+        """Changes when the data change. Raises InputError where they cannot be read."""
+        from oner_jax.data.records import open_split
+
+        if self.boxes is not None:
+            return content_hash(self.boxes)
+        try:
+            return open_split(self.split).content_hash
+        except InputError as error:
+            raise InputError(f"{error}{self.how}") from error
+
+    def dataset(self, name: str, image_size: int) -> Dataset:
+        """The dataset for a model that sees pictures of this size."""
+        from oner_jax.data.evaluation import evaluation_set
+        from oner_jax.data.records import open_split
+
+        if self.boxes is not None:
+            load_boxed = functools.partial(read_boxes, self.boxes, image_size)
+            return Dataset(name, self.content_hash(), load_boxed=load_boxed)
+        load = functools.partial(evaluation_set, image_size=image_size)
+        training = self.training
+        return Dataset(
+            name=name,
+            content_hash=self.content_hash(),
+            load=functools.partial(load, self.split),
+            load_training=functools.partial(load, training) if training else None,
+            training_hash=open_split(training).content_hash if training else "",
+            templates=self.templates,
+        )
+
+    def pictures(self, indices: Sequence[int]) -> "dict[int, Image]":
+        """Pictures as they are stored, transparency on white, by their index."""
+        from oner_jax.data.records import Record, open_split
+
+        if self.boxes is not None:
+            boxed = read_boxes(self.boxes, image_size=1)
+            return {index: boxed.picture(index) for index in indices}
+        serialised = open_split(self.split).read(indices)
+        return {
+            index: on_white(open_image(Record.parse(record).image))
+            for index, record in zip(indices, serialised, strict=True)
+        }
+
+
+Places = Mapping[str, Place]  # by the name in tables
+
+
+def choose(
+    configs: Iterable[ConfigDict],
+    chosen: Sequence[str],
+    *,
+    data_directory: Path,
+    boxes: Sequence[Path] = (),
+    templates: str = "",
+) -> dict[str, Place]:
+    """The places of the datasets asked for: those of the runs' configs unless some are `chosen`.
+
+    A name is one of a config's `data.evaluation`, a benchmark (or `public` for all of them), or
+    that of a split. `templates` replaces those that belong to a dataset. Raises InputError for a
+    name that is none of these, and where two would be called alike.
+    """
+    known: dict[str, str] = {}
+    for config in configs:
+        known |= config.data.evaluation.to_dict()
+    if not chosen and not known and not boxes:
+        raise InputError("config.data.evaluation names no dataset; give --datasets=SPLIT")
+    names = [
+        name for entry in chosen or known for name in (PROTOCOLS if entry == PUBLIC else (entry,))
+    ]
+    places = {slug(name): _place(name, known, data_directory) for name in names}
+    files = {slug(file.stem): Place(boxes=file) for file in boxes}
+    if len(files) < len(boxes) or files.keys() & places.keys():
+        raise InputError("--boxes: two datasets would have the same name; rename a file")
+    if templates:
+        places = {
+            name: dataclasses.replace(place, templates=templates) for name, place in places.items()
+        }
+    return places | files
+
+
+def _place(name: str, known: Mapping[str, str], data_directory: Path) -> Place:
+    from oner_jax.data.records import training_split_beside
+
+    protocol = PROTOCOLS.get(name)
+    templates = protocol.templates if protocol else OWN_TEMPLATES
+    if name in known:
+        return Place(known[name], None, templates, training_split_beside(known[name]))
+    if protocol:
+        folder = data_directory / name
+        split = str(folder / protocol.split)
+        how = f" --source={protocol.source} --output={folder} (docs/datasets.md)"
+        return Place(split, None, templates, training_split_beside(split), how)
+    if not {"/", ":"} & set(name):
+        raise InputError(
+            f"--datasets={name}: the run's config has {', '.join(known) or 'none'}"
+            f"{nearest(name, [*known, *PROTOCOLS])}; give one of them, a split's directory, "
+            f"embedded:NAME, a benchmark ({', '.join(PROTOCOLS)}) or {PUBLIC} for all of these"
+        )
+    return Place(name, None, templates, training_split_beside(name))
+
+
+def available(places: Places) -> tuple[dict[str, Place], list[str]]:
+    """Those that can be read, and for each of the others a line that says why not.
+
+    Raises InputError, with the first such line, where none is left.
+    """
+    kept, complaints = {}, []
+    for name, place in places.items():
+        try:
+            place.content_hash()
+        except InputError as error:
+            complaints.append(f"{name} is left out: {error}")
+        else:
+            kept[name] = place
+    if not kept:
+        raise InputError(complaints[0])
+    return kept, complaints

@@ -1,0 +1,110 @@
+"""Evaluation while training, at chosen steps, by the code that evaluates checkpoints.
+
+Its cells are those that `oner_jax.evaluate` would make of a checkpoint of that step, so they are
+shown with the others even where no checkpoint was kept.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from oner_jax.errors import InputError
+from oner_jax.evals.checkpoints import Checkpoint
+from oner_jax.evals.datasets import available, choose
+from oner_jax.evals.features import PRIMARY
+from oner_jax.evals.suite import Dataset, Origin, evaluate_subject
+from oner_jax.evals.tasks import TASKS
+from oner_jax.models.embedding import Embedder
+from oner_jax.parallel.mesh import replicated
+from oner_jax.training.recipe import Recipe
+from oner_jax.training.step import TrainState
+
+PREFIX = "eval/"  # of its metrics in the log
+
+
+@dataclasses.dataclass(frozen=True)
+class InLoopSettings:
+    """`config.evaluation`: these tasks every so many steps, and at the last one (0: never)."""
+
+    interval_steps: int = 0
+    tasks: tuple[str, ...] = ("retrieval", "zeroshot")
+
+    def __post_init__(self) -> None:
+        if self.interval_steps < 0:
+            raise InputError(f"evaluation.interval_steps={self.interval_steps} must be 0 or more")
+        for task in self.tasks:
+            if task not in TASKS:
+                raise InputError(
+                    f"evaluation.tasks: there is no {task!r}; tasks are {', '.join(TASKS)}"
+                )
+
+
+class InLoop:
+    """Evaluates the state of a run between two steps; of several processes, all of them.
+
+    Raises InputError at once where the datasets or tasks of the config are not there.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path, recipe: Recipe, origin: Origin):
+        self._settings = InLoopSettings(
+            config.evaluation.interval_steps, tuple(config.evaluation.tasks)
+        )
+        self._config, self._workdir, self._recipe = config, workdir, recipe
+        self._origin = origin
+        self._embedder: Embedder | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether `step` is one of those chosen."""
+        interval = self._settings.interval_steps
+        return interval > 0 and (step % interval == 0 or step == self._config.total_steps)
+
+    @functools.cached_property
+    def _datasets(self) -> list[Dataset]:
+        """Read once: what is in memory of them stays there."""
+        places, _ = available(choose([self._config], (), data_directory=Path()))
+        size = self._config.model.image_size
+        return [_kept(place.dataset(name, size)) for name, place in places.items()]
+
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
+        """The measurements of the online weights, by `eval/task/dataset/name`."""
+        checkpoint = Checkpoint(self._workdir, step, self._workdir.name)
+        subject = checkpoint.subject(f"step {step}", self._workdir / "eval")
+        twin = jax.tree.leaves(state.momentum)
+        cells = evaluate_subject(
+            dataclasses.replace(
+                subject,
+                load=lambda: self._embed(state.parameters["backbone"]),
+                load_momentum=(lambda: self._embed(state.momentum)) if twin else None,
+            ),
+            self._datasets,
+            tasks=self._settings.tasks,
+            origin=self._origin,
+        )
+        return {
+            f"{PREFIX}{task}/{dataset}/{name}": measurement.value
+            for dataset, own in cells.items()
+            for task, cell in own.items()
+            for name, measurement in cell.measurements(PRIMARY).items()
+        }
+
+    def _embed(self, backbone: Mapping[str, jax.Array]) -> Embedder:
+        """An embedder of these weights, from wherever they are cut; compiled once in a run."""
+        whole = jax.jit(lambda tree: tree, out_shardings=replicated(self._recipe.mesh))(backbone)
+        parameters = {"backbone": jax.tree.map(np.asarray, whole)}
+        if self._embedder is None:
+            self._embedder = Embedder(self._recipe.model, parameters)
+        return self._embedder.of(parameters)
+
+
+def _kept(dataset: Dataset) -> Dataset:
+    def once(load: Callable | None) -> Callable | None:
+        return None if load is None else functools.cache(load)
+
+    return dataclasses.replace(
+        dataset, load=once(dataset.load), load_training=once(dataset.load_training)
+    )

@@ -1,0 +1,73 @@
+"""What an evaluation writes for people to read: the report with pictures, and the overview."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oner_jax.evals import wording
+from oner_jax.evals.evaluation import Request, Results
+from oner_jax.evals.history import History
+from oner_jax.evals.overview import Overview
+from oner_jax.evals.report import Report
+from oner_jax.evals.suite import slug
+from oner_jax.evals.table import Column, by_label
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def write(request: Request, results: Results) -> list[Path]:
+    """Write the pages that the request asks for; their paths, the most important one first.
+
+    The report with pictures of the last checkpoint of each run, where all tasks were done that it
+    shows; the overview, with its tables beside it, where there are several checkpoints or `--out`.
+    """
+    reports = {}
+    if request.reported:
+        last = {column.run: column for column in results.own}  # in ascending order of steps
+        reports = {run: _report(request, results, column) for run, column in last.items()}
+    pages = list(reports.values())
+    if request.out is not None or len(results.own) + len(results.others) > 1:
+        folder = request.out or request.workdirs[0] / "report"
+        overview = Overview(
+            columns=results.columns,
+            compared=results.compared,
+            left_out=results.left_out,
+            reports={run: str(path.relative_to(folder)) for run, path in reports.items()},
+            origin=results.origin,
+        )
+        name = "checkpoints.html" if request.out is None else "index.html"
+        pages.insert(0, overview.write(folder, name))
+    return pages
+
+
+def _report(request: Request, results: Results, column: Column) -> Path:
+    """The report of one checkpoint, beside the beginning of its run and the compared ones."""
+    checkpoint = results.checkpoints[column.label]
+    beside = [other for other in results.beginnings if other.run == column.run] + results.others
+    report = Report(
+        directory=checkpoint.workdir / "report"
+        if request.out is None
+        else request.out / "report" / slug(column.run),
+        step=column.step,
+        columns=by_label([column, *beside]),
+        history=History.read(checkpoint.workdir, column.step),
+        pictures=functools.partial(_pictures, results),
+        descriptions={
+            name: wording.DATASETS[place.split]
+            for name, place in results.places.items()
+            if place.split in wording.DATASETS
+        },
+        compared={
+            title: found
+            for title, found in results.compared.items()
+            if title.startswith(f"{column.label} less ")
+        },
+        command=request.command,
+    )
+    return report.write()
+
+
+def _pictures(results: Results, dataset: str, indices: Sequence[int]) -> "dict[int, Image]":
+    return results.places[dataset].pictures(indices)

@@ -1,0 +1,170 @@
+"""Many checkpoints at one glance: a table as CSV and Markdown, a page with curves over steps."""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from html import escape
+from pathlib import Path
+
+from oner_jax.evals import figures, page, wording
+from oner_jax.evals.differences import HEADER, Difference, difference_rows
+from oner_jax.evals.features import PRIMARY
+from oner_jax.evals.measurement import Measurement, format_value
+from oner_jax.evals.suite import Origin, write_whole
+from oner_jax.evals.table import Column, by_label, markdown, metric_rows
+
+# Metrics whose curves are drawn, by task: the names' ends.
+CURVES: Mapping[str, tuple[str, ...]] = {
+    "retrieval": ("text_R@1", "image_R@1"),
+    "zeroshot": ("top1",),
+    "probe": ("top1",),
+    "knn": ("knn_20",),
+    "few_shot": ("shots_8",),
+    "transfer": ("image_to_text", "text_to_image"),
+    "geometry": ("centroid_distance", "modality_classifier"),
+    "localisation": ("pointing",),
+    "reasoning": ("name_flip",),
+    "multimodal": ("joint_R@10",),
+    "robustness": ("_corrupted",),
+}
+
+CSV_HEADER = (
+    *("run", "step", "dataset", "task", "metric", "space", "value", "low", "high", "chance"),
+    *("cases", "fraction"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Overview:
+    """Everything that the tables of a sweep are made of.
+
+    `compared` are differences of columns to others, by what is subtracted from what. `left_out`
+    says which datasets were not there, `reports` are pages with pictures, by run.
+    """
+
+    columns: Sequence[Column]
+    compared: Mapping[str, Sequence[Difference]]
+    left_out: Sequence[str]
+    reports: Mapping[str, str]
+    origin: Origin
+
+    def write(self, folder: Path, page_name: str = "index.html") -> Path:
+        """Write `table.csv`, `table.md` and the page; returns the page's path."""
+        write_whole(folder / "table.csv", self._csv().encode())
+        write_whole(folder / "table.md", self._markdown().encode())
+        path = folder / page_name
+        body = "\n".join(
+            [self._head(), *self._reports(), *self._curves(), *self._tables(), self._foot()]
+        )
+        write_whole(path, page.document("OneR: checkpoints", body).encode())
+        return path
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(CSV_HEADER)
+        for column in self.columns:
+            for dataset, cells in column.cells.items():
+                for task, cell in cells.items():
+                    for space in cell.content.get("measurements", {}):
+                        for name, one in cell.measurements(space).items():
+                            place = (column.run, column.step, dataset, task, name, space)
+                            numbers = (one.value, *one.interval, one.chance)
+                            shown = ("" if math.isnan(x) else f"{x:.6g}" for x in numbers)
+                            table.writerow((*place, *shown, one.cases, int(one.fraction)))
+        return text.getvalue()
+
+    def _markdown(self) -> str:
+        parts = []
+        for dataset, lines in self._by_dataset():
+            parts.append(f"## {dataset}\n\n{markdown(lines)}")
+        for title, found in self.compared.items():
+            parts.append(f"## {title}\n\n{markdown([HEADER, *difference_rows(found)])}")
+        parts += [f"- {line}\n" for line in self.left_out]
+        return "\n".join(parts)
+
+    def _by_dataset(self) -> Iterator[tuple[str, list[list[str]]]]:
+        """The lines of each dataset's table, every number with its interval."""
+        labels = [column.label for column in self.columns]
+        by_dataset: dict[str, list[list[str]]] = {}
+        for metric, measured in metric_rows(by_label(self.columns)):
+            task, dataset, name = metric.split("/")
+            first = next(iter(measured.values()))
+            line = [f"{task}/{name}", format_value(first.chance, first.fraction)]
+            line += [_with_interval(measured.get(label)) for label in labels]
+            by_dataset.setdefault(dataset, [["metric", "chance", *labels]]).append(line)
+        yield from by_dataset.items()
+
+    def _head(self) -> str:
+        left_out = "".join(f'<p class="muted">{escape(line)}</p>' for line in self.left_out)
+        return (
+            '<header><p class="kicker">OneR · evaluation</p><h1>Checkpoints</h1>'
+            f'<p class="lead">{escape(wording.OVERVIEW)}</p></header>{left_out}'
+        )
+
+    def _reports(self) -> Iterator[str]:
+        if self.reports:
+            links = ", ".join(
+                f'<a href="{escape(path)}">{escape(run)}</a>' for run, path in self.reports.items()
+            )
+            yield f"<p>With pictures, the last of these checkpoints of each run: {links}.</p>"
+
+    def _curves(self) -> Iterator[str]:
+        """A panel for each metric that some run has at two steps or more."""
+        panels: dict[str, list[str]] = {}
+        lines = self._lines()
+        for metric, by_run in lines.items():
+            if max(len(points) for points in by_run.values()) < 2:
+                continue
+            task, dataset, name = metric.split("/")
+            draw = partial(figures.curves_by_run, title=f"{task}: {name}", lines=by_run)
+            renderings = {theme.name: figures.render(draw(theme)) for theme in figures.THEMES}
+            description = f"{metric} over training steps"
+            panels.setdefault(dataset, []).append(page.figure(renderings, description))
+        for dataset, own in panels.items():
+            yield f"<h2>{escape(dataset)}: over training</h2>{page.grid(own)}"
+
+    def _lines(self) -> dict[str, dict[str, list[tuple[int, Measurement]]]]:
+        """Metric -> run -> (step, measurement), ascending."""
+        lines: dict[str, dict[str, list[tuple[int, Measurement]]]] = {}
+        for column in sorted(self.columns, key=lambda column: column.step):
+            for dataset, cells in column.cells.items():
+                for task, cell in cells.items():
+                    for name, one in cell.measurements(PRIMARY).items():
+                        if name.endswith(CURVES.get(task, ())) and not math.isnan(one.value):
+                            points = lines.setdefault(f"{task}/{dataset}/{name}", {})
+                            points.setdefault(column.run, []).append((column.step, one))
+        return lines
+
+    def _tables(self) -> Iterator[str]:
+        for dataset, lines in self._by_dataset():
+            shown = [[escape(text) for text in line] for line in lines[1:]]
+            own = len(lines[0]) - 1
+            yield f"<h2>{escape(dataset)}</h2>{page.table(lines[0], shown, own=own)}"
+        for title, found in self.compared.items():
+            shown = [[escape(text) for text in row] for row in difference_rows(found)]
+            yield (
+                f"<h2>{escape(title)}</h2><p>{escape(wording.DIFFERENCES)}</p>"
+                f"{page.table(HEADER, shown, own=3)}"
+            )
+
+    def _foot(self) -> str:
+        return (
+            f"<footer><p>Made by <code>{escape(self.origin.command)}</code> from source revision "
+            f"<code>{escape(self.origin.revision[:12])}</code>. The same as <code>table.csv</code> "
+            "and <code>table.md</code>; <code>eval/</code> has a file for each cell.</p></footer>"
+        )
+
+
+def _with_interval(measurement: Measurement | None) -> str:
+    if measurement is None:
+        return ""
+    value = format_value(measurement.value, measurement.fraction)
+    low, high = measurement.interval
+    if math.isnan(low):
+        return value
+    scale, digits = (100, 1) if measurement.fraction else (1, 3)
+    return f"{value} ({scale * low:.{digits}f}–{scale * high:.{digits}f})"
