@@ -78,17 +78,17 @@ def main(_: Sequence[str]) -> None:
     if not WORKDIR.value:
         raise InputError("--workdir is missing: name the folder of a run")
     request = Request(
-        workdirs=[Path(folder) for folder in WORKDIR.value],
+        workdirs=WORKDIR.value,
         steps=STEPS.value,
         tasks=TASK_NAMES.value,
         datasets=DATASETS.value,
-        data_directory=Path(DATA_DIRECTORY.value),
+        data_directory=DATA_DIRECTORY.value,
         compare=COMPARE.value,
         boxes=[Path(file) for file in BOXES.value],
         templates=TEMPLATES.value,
         untrained=UNTRAINED_TOO.value,
         force=FORCE.value,
-        out=Path(OUT.value) if OUT.value else None,
+        out=OUT.value,
         command=" ".join(["python -m oner_jax.evaluate", *sys.argv[1:]]),
     )
     with distributed.session():

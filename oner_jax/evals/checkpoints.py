@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
+
+from etils import epath
 
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
@@ -30,7 +31,7 @@ class Checkpoint:
     One that is not `there` any more was evaluated before it was deleted.
     """
 
-    workdir: Path
+    workdir: epath.Path
     step: int | str
     run: str
     there: bool = True
@@ -45,7 +46,7 @@ class Checkpoint:
         """The name of the folder of its cells."""
         return UNTRAINED if self.step == INIT else f"step-{self.step}"
 
-    def subject(self, label: str, cells: Path) -> Subject:
+    def subject(self, label: str, cells: epath.Path) -> Subject:
         """What is evaluated under this label; its cells are in a folder of `cells`."""
         config = read_config(self.workdir)
         tokenizer = Tokenizer.load(config.data.tokenizer)
@@ -75,7 +76,7 @@ class Checkpoint:
 
 
 def checkpoints_of(
-    workdirs: Sequence[Path], steps: Sequence[str], out: Path | None = None
+    workdirs: Sequence[epath.Path], steps: Sequence[str], out: epath.Path | None = None
 ) -> list[Checkpoint]:
     """The checkpoints of every run: numbers, "best" (by the run's own metric), "last", or "all".
 
@@ -107,21 +108,21 @@ def checkpoints_of(
     return found
 
 
-def cells_folder(out: Path | None, workdir: Path, run: str) -> Path:
+def cells_folder(out: epath.Path | None, workdir: epath.Path, run: str) -> epath.Path:
     """Where the cells of a run are kept: beside it, or in the folder for everything."""
     return workdir / "eval" if out is None else out / "eval" / slug(run)
 
 
-def _evaluated_steps(cells: Path) -> set[int]:
+def _evaluated_steps(cells: epath.Path) -> set[int]:
     numbers = (path.name.removeprefix("step-") for path in cells.glob("step-*"))
     return {int(number) for number in numbers if number.isdigit()}
 
 
-def compared_checkpoints(entries: Sequence[str], workdir: Path) -> list[Checkpoint]:
+def compared_checkpoints(entries: Sequence[str], workdir: epath.Path) -> list[Checkpoint]:
     """The checkpoints that `--compare` names: FOLDER for its last one, FOLDER@STEP, or @STEP of
     `workdir`. Raises InputError as `checkpoints_of` does."""
     parts = [entry.rpartition("@") if "@" in entry else (entry, "", "last") for entry in entries]
-    folders = [Path(folder) if folder else workdir for folder, _, _ in parts]
+    folders = [epath.Path(folder) if folder else workdir for folder, _, _ in parts]
     names = short_names(folders)
     found = []
     for folder, (_, at, step), name in zip(folders, parts, names, strict=True):
@@ -131,7 +132,7 @@ def compared_checkpoints(entries: Sequence[str], workdir: Path) -> list[Checkpoi
     return found
 
 
-def short_names(folders: Sequence[Path]) -> list[str]:
+def short_names(folders: Sequence[epath.Path]) -> list[str]:
     """The last part of each path; the whole path where that is not unique."""
     last = [folder.resolve().name for folder in folders]
     return [

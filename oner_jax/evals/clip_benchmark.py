@@ -9,7 +9,6 @@ WORKDIR@STEP. Needs `pip install "oner_jax[clip_benchmark]"`. Its numbers are no
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,7 +81,7 @@ def load_oner(
     import torch
 
     folder, at, step = pretrained.rpartition("@")
-    run = load_run(Path(folder if at else pretrained), step if at else "last")
+    run = load_run(folder if at else pretrained, step if at else "last")
     tokenizer = Tokenizer.load(run.config.data.tokenizer)
     tokens = run.config.model.text_tokens
 

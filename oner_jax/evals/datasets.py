@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from oner_jax.configuration import nearest
@@ -86,7 +87,7 @@ def choose(
     configs: Iterable[ConfigDict],
     chosen: Sequence[str],
     *,
-    data_directory: Path,
+    data_directory: epath.Path,
     boxes: Sequence[Path] = (),
     templates: str = "",
 ) -> dict[str, Place]:
@@ -115,7 +116,7 @@ def choose(
     return places | files
 
 
-def _place(name: str, known: Mapping[str, str], data_directory: Path) -> Place:
+def _place(name: str, known: Mapping[str, str], data_directory: epath.Path) -> Place:
     from oner_jax.data.records import training_split_beside
 
     protocol = PROTOCOLS.get(name)

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from etils import epath
+
 from oner_jax import configuration
 from oner_jax.data.progress import Progress
 from oner_jax.errors import InputError
@@ -36,18 +38,28 @@ class Request:
     the `eval/` of their own run.
     """
 
-    workdirs: Sequence[Path]
+    workdirs: Sequence[epath.PathLike]
     steps: Sequence[str] = ("last",)
     tasks: Sequence[str] = ()
     datasets: Sequence[str] = ()
-    data_directory: Path = Path("data")
+    data_directory: epath.PathLike = "data"
     compare: Sequence[str] = ()
     boxes: Sequence[Path] = ()
     templates: str = ""
     untrained: bool = True
     force: bool = False
-    out: Path | None = None
+    out: epath.PathLike | None = None
     command: str = "python -m oner_jax.evaluate"
+
+    @property
+    def folders(self) -> list[epath.Path]:
+        """The runs' folders, local or on object storage."""
+        return [epath.Path(workdir) for workdir in self.workdirs]
+
+    @property
+    def out_folder(self) -> epath.Path | None:
+        """Where everything goes, if not to the runs' own folders."""
+        return None if self.out is None else epath.Path(self.out)
 
     @property
     def task_names(self) -> list[str]:
@@ -113,11 +125,11 @@ def measure(request: Request) -> Results:
     if request.out is None and len(request.workdirs) > 1:
         raise InputError("--out is missing: name a folder for the tables of several runs")
     checkpoints = _labelled(request)
-    configs = [read_config(workdir) for workdir in request.workdirs]
+    configs = [read_config(workdir) for workdir in request.folders]
     chosen = choose(
         configs,
         request.datasets,
-        data_directory=request.data_directory,
+        data_directory=epath.Path(request.data_directory),
         boxes=request.boxes,
         templates=request.templates,
     )
@@ -131,7 +143,7 @@ def measure(request: Request) -> Results:
     def column(label: str, checkpoint: Checkpoint) -> Column:
         cells = evaluate_subject(
             checkpoint.subject(
-                label, cells_folder(request.out, checkpoint.workdir, checkpoint.run)
+                label, cells_folder(request.out_folder, checkpoint.workdir, checkpoint.run)
             ),
             [place.dataset(name, checkpoint.image_size) for name, place in places.items()],
             tasks=tasks,
@@ -152,8 +164,8 @@ def _labelled(
     request: Request,
 ) -> tuple[dict[str, Checkpoint], dict[str, Checkpoint], dict[str, Checkpoint]]:
     """The runs' checkpoints, their beginnings and the compared ones, by what tables call them."""
-    own = checkpoints_of(request.workdirs, request.steps, request.out)
-    others = compared_checkpoints(request.compare, request.workdirs[0])
+    own = checkpoints_of(request.folders, request.steps, request.out_folder)
+    others = compared_checkpoints(request.compare, request.folders[0])
     alone = len(request.workdirs) == 1
     runs = {one.workdir: one for one in own} if request.untrained else {}
     return (

@@ -5,7 +5,8 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+
+from etils import epath
 
 from oner_jax.errors import InputError
 from oner_jax.evals.evaluation import Request
@@ -30,13 +31,13 @@ def follow(
     """
     seen: list[list[int]] = []
     while True:
-        steps, finished = _state(request.workdirs)
+        steps, finished = _state(request.folders)
         if steps != seen and any(steps):
             seen = steps
             try:
                 evaluate(dataclasses.replace(request, steps=("all",)))
             except InputError as error:
-                if _state(request.workdirs)[0] == steps:
+                if _state(request.folders)[0] == steps:
                     raise  # nothing has changed on disk: the request itself is wrong
                 if distributed.is_main():
                     print(f"a checkpoint went away: {error}", file=sys.stderr, flush=True)
@@ -47,7 +48,7 @@ def follow(
         time.sleep(poll_seconds)
 
 
-def _state(workdirs: Sequence[Path]) -> tuple[list[list[int]], bool]:
+def _state(workdirs: Sequence[epath.Path]) -> tuple[list[list[int]], bool]:
     """The checkpoints that each run has, and whether all runs have their last one."""
     steps, finished = distributed.from_main(
         f"state of runs {next(_looks)}", lambda: _look(workdirs)
@@ -55,7 +56,7 @@ def _state(workdirs: Sequence[Path]) -> tuple[list[list[int]], bool]:
     return steps, finished
 
 
-def _look(workdirs: Sequence[Path]) -> tuple[list[list[int]], bool]:
+def _look(workdirs: Sequence[epath.Path]) -> tuple[list[list[int]], bool]:
     steps, finished = [], []
     for workdir in workdirs:
         own: list[int] = []

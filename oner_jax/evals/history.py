@@ -4,8 +4,9 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +18,9 @@ class History:
     metrics: list[dict[str, Any]]
 
     @classmethod
-    def read(cls, workdir: Path, step: int) -> "History":
+    def read(cls, workdir: epath.PathLike, step: int) -> "History":
         """The history behind the checkpoint of `step`."""
+        workdir = epath.Path(workdir)
         lines = _text(workdir / "metrics.jsonl").splitlines()
         rows = [row for row in map(_object, lines) if 0 < row.get("step", 0) <= step]
         return cls(
@@ -70,7 +72,7 @@ class History:
         return sum(math.prod(shape) for name, shape in table.items() if name.startswith(prefix))
 
 
-def _text(path: Path) -> str:
+def _text(path: epath.Path) -> str:
     return path.read_text() if path.exists() else ""
 
 

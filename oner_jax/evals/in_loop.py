@@ -7,10 +7,10 @@ shown with the others even where no checkpoint was kept.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError
@@ -50,7 +50,7 @@ class InLoop:
     Raises InputError at once where the datasets or tasks of the config are not there.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path, recipe: Recipe, origin: Origin):
+    def __init__(self, config: ConfigDict, workdir: epath.Path, recipe: Recipe, origin: Origin):
         self._settings = InLoopSettings(
             config.evaluation.interval_steps, tuple(config.evaluation.tasks)
         )
@@ -66,7 +66,7 @@ class InLoop:
     @functools.cached_property
     def _datasets(self) -> list[Dataset]:
         """Read once: what is in memory of them stays there."""
-        places, _ = available(choose([self._config], (), data_directory=Path()))
+        places, _ = available(choose([self._config], (), data_directory=epath.Path()))
         size = self._config.model.image_size
         return [_kept(place.dataset(name, size)) for name, place in places.items()]
 

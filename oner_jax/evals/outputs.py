@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from etils import epath
 
 from oner_jax.evals import wording
 from oner_jax.evals.evaluation import Request, Results
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def write(request: Request, results: Results) -> list[Path]:
+def write(request: Request, results: Results) -> list[epath.Path]:
     """Write the pages that the request asks for; their paths, the most important one first.
 
     The report with pictures of the last checkpoint of each run, where all tasks were done that it
@@ -28,8 +29,9 @@ def write(request: Request, results: Results) -> list[Path]:
         last = {column.run: column for column in results.own}  # in ascending order of steps
         reports = {run: _report(request, results, column) for run, column in last.items()}
     pages = list(reports.values())
-    if request.out is not None or len(results.own) + len(results.others) > 1:
-        folder = request.out or request.workdirs[0] / "report"
+    out = request.out_folder
+    if out is not None or len(results.own) + len(results.others) > 1:
+        folder = out or request.folders[0] / "report"
         overview = Overview(
             columns=results.columns,
             compared=results.compared,
@@ -37,19 +39,20 @@ def write(request: Request, results: Results) -> list[Path]:
             reports={run: str(path.relative_to(folder)) for run, path in reports.items()},
             origin=results.origin,
         )
-        name = "checkpoints.html" if request.out is None else "index.html"
+        name = "checkpoints.html" if out is None else "index.html"
         pages.insert(0, overview.write(folder, name))
     return pages
 
 
-def _report(request: Request, results: Results, column: Column) -> Path:
+def _report(request: Request, results: Results, column: Column) -> epath.Path:
     """The report of one checkpoint, beside the beginning of its run and the compared ones."""
     checkpoint = results.checkpoints[column.label]
+    out = request.out_folder
     beside = [other for other in results.beginnings if other.run == column.run] + results.others
     report = Report(
         directory=checkpoint.workdir / "report"
-        if request.out is None
-        else request.out / "report" / slug(column.run),
+        if out is None
+        else out / "report" / slug(column.run),
         step=column.step,
         columns=by_label([column, *beside]),
         history=History.read(checkpoint.workdir, column.step),

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from html import escape
-from pathlib import Path
+
+from etils import epath
 
 from oner_jax.evals import figures, page, wording
 from oner_jax.evals.differences import HEADER, Difference, difference_rows
@@ -51,7 +52,7 @@ class Overview:
     reports: Mapping[str, str]
     origin: Origin
 
-    def write(self, folder: Path, page_name: str = "index.html") -> Path:
+    def write(self, folder: epath.Path, page_name: str = "index.html") -> epath.Path:
         """Write `table.csv`, `table.md` and the page; returns the page's path."""
         write_whole(folder / "table.csv", self._csv().encode())
         write_whole(folder / "table.md", self._markdown().encode())

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from etils import epath
 
 from oner_jax.evals import figures, gallery, page, sections, wording
 from oner_jax.evals.differences import Difference
@@ -29,7 +30,7 @@ class Report:
     is what made the report; `compared` are differences to other checkpoints, by their title.
     """
 
-    directory: Path
+    directory: epath.PathLike
     step: int
     columns: Columns
     history: History
@@ -38,7 +39,7 @@ class Report:
     command: str
     compared: Mapping[str, Sequence[Difference]] = dataclasses.field(default_factory=dict)
 
-    def write(self) -> Path:
+    def write(self) -> epath.Path:
         """Write `index.html` and the PNGs; returns the page's path."""
         parts = [
             sections.header(self.step),
@@ -54,9 +55,13 @@ class Report:
             sections.guide(),
             sections.footer(self.history, self.command),
         ]
-        path = self.directory / "index.html"
+        path = self._folder / "index.html"
         write_whole(path, page.document(f"OneR: step {self.step:,}", "\n".join(parts)).encode())
         return path
+
+    @property
+    def _folder(self) -> epath.Path:
+        return epath.Path(self.directory)
 
     def _figure(
         self, name: str, description: str, draw: "Callable[[figures.Theme], Figure]"
@@ -65,7 +70,7 @@ class Report:
         renderings = {theme.name: figures.render(draw(theme)) for theme in figures.THEMES}
         for theme, content in renderings.items():
             suffix = "" if theme == "light" else f"_{theme}"
-            write_whole(self.directory / f"{slug(name)}{suffix}.png", content)
+            write_whole(self._folder / f"{slug(name)}{suffix}.png", content)
         return page.figure(renderings, description)
 
     def _examples(self) -> str:
@@ -83,7 +88,7 @@ class Report:
             for kind, rows in asked.items():
                 if rows:
                     grid = figures.retrieval_grid(figures.LIGHT, rows, pictures)
-                    path = self.directory / f"examples_{slug(dataset)}_{kind}.png"
+                    path = self._folder / f"examples_{slug(dataset)}_{kind}.png"
                     write_whole(path, figures.render(grid))
             parts.append(
                 f"<h3>{escape(dataset)}: the captions it is most certain about, and what it "
@@ -142,7 +147,7 @@ class Report:
                     )
                 )
             together = figures.render(figures.view_maps(figures.LIGHT, panels))
-            write_whole(self.directory / f"maps_{slug(dataset)}.png", together)
+            write_whole(self._folder / f"maps_{slug(dataset)}.png", together)
             parts.append(
                 f"<h3>{escape(dataset)}: the map</h3>{page.grid(maps)}"
                 f"<h3>{escape(dataset)}: how near do pictures lie to their captions?</h3>"

@@ -20,10 +20,10 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from oner_jax.evals.features import EmbedsViews, Examples, RowsDone, Tokenize
 from oner_jax.evals.material import Material
@@ -57,7 +57,7 @@ class Subject:
     """
 
     label: str
-    directory: Path
+    directory: epath.PathLike
     identity: str
     load: Callable[[], EmbedsViews]
     tokenize: Tokenize
@@ -95,7 +95,7 @@ class Cell:
     task: str
     dataset: str
     content: dict[str, Any]
-    path: Path | None = dataclasses.field(default=None, compare=False)
+    path: epath.Path | None = dataclasses.field(default=None, compare=False)
 
     def measurements(self, space: str) -> dict[str, Measurement]:
         """The measurements of one space by their name in the task; empty where there are none."""
@@ -106,7 +106,7 @@ class Cell:
         """The bootstrap resamples of these measurements, as far as they were kept."""
         if self.path is None or not self.path.with_suffix(".npz").exists():
             return {}
-        with np.load(self.path.with_suffix(".npz")) as kept:
+        with np.load(io.BytesIO(self.path.with_suffix(".npz").read_bytes())) as kept:
             prefix = f"{space}/"
             return {
                 name.removeprefix(prefix): kept[name]
@@ -145,7 +145,8 @@ def _evaluate_dataset(
 ) -> dict[str, Cell]:
     fingerprint = _fingerprint(subject, dataset)
     chosen = [task for task in dataset.tasks if task in tasks]
-    paths = {task: subject.directory / dataset.name / f"{task}.json" for task in chosen}
+    folder = epath.Path(subject.directory) / dataset.name
+    paths = {task: folder / f"{task}.json" for task in chosen}
     stored = {} if force else {task: _read(path, fingerprint) for task, path in paths.items()}
     # Processes may see a shared file at different times: one says what there is.
     missing = distributed.from_main(
@@ -175,7 +176,7 @@ def _evaluate_dataset(
     return {task: Cell(task, dataset.name, stored[task] or {}, paths[task]) for task in chosen}
 
 
-def _write_cell(path: Path, content: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _write_cell(path: epath.Path, content: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Write the cell and its resamples; the cell as it will be read. Processes but one write none.
 
     Features that a task was the first to ask for count into its seconds.
@@ -241,7 +242,7 @@ def _fingerprint(subject: Subject, dataset: Dataset) -> str:
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
 
 
-def _read(path: Path, fingerprint: str) -> dict[str, Any] | None:
+def _read(path: epath.Path, fingerprint: str) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):  # not made yet, or not by this program
@@ -254,8 +255,9 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_") or "run"
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: epath.PathLike, content: bytes) -> None:
     """Write a file of `eval/` or `report/` under a temporary name, then rename it."""
+    path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_bytes(content)
