@@ -128,6 +128,8 @@ def get_config(argument: str = "b16") -> ConfigDict:
     initialise.rename = ()  # 'REGEX=>REPLACEMENT' for names of the source, in turn
     initialise.skip = ()  # regexes: arrays of ours that stay fresh
     initialise.resampling = "bicubic"  # of position tables to another grid; or bilinear
+    # These tasks of oner_jax.evaluate every so many steps and at the last one; 0: never.
+    config.evaluation = {"interval_steps": 0, "tasks": ("retrieval", "zeroshot")}
     # -1 for slice: as many as the hardware has; for another axis: all devices that are left.
     config.mesh = {"slice": -1, "data": -1, "fsdp": 1, "tensor": 1}
     config.sharding_rules = DEFAULT_RULES

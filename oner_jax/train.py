@@ -5,6 +5,7 @@ checkpoint; data order, masks and result are those of a run that never stopped.
 """
 
 import functools
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from oner_jax.training import memory, workdir
 from oner_jax.training.checkpoint_policy import CheckpointPolicy
 from oner_jax.training.checkpoints import Checkpoints
 from oner_jax.training.initialisation import initialise
-from oner_jax.training.loop import Loop
+from oner_jax.training.loop import Evaluates, Loop
 from oner_jax.training.metrics import MetricsLog
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import TrainState
@@ -82,8 +83,20 @@ def train(config: ConfigDict, folder: epath.Path) -> TrainState:
                 checkpoints=checkpoints,
                 log=log,
                 stop=stop,
+                evaluates=_evaluates(recipe, folder),
             )
             return loop.run()
+
+
+def _evaluates(recipe: Recipe, folder: epath.Path) -> Evaluates | None:
+    """What evaluates the run while it goes on; None where the config does not ask for it."""
+    if not recipe.config.evaluation.interval_steps:
+        return None
+    from oner_jax.evals.in_loop import InLoop
+    from oner_jax.evals.suite import Origin
+
+    command = " ".join(["python -m oner_jax.train", *sys.argv[1:]])
+    return InLoop(recipe, folder, Origin(command, workdir.revision()))
 
 
 def _first_state(

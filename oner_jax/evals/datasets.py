@@ -13,6 +13,7 @@ from oner_jax.configuration import nearest
 from oner_jax.data.boxes import content_hash, read_boxes
 from oner_jax.data.image_files import on_white, open_image
 from oner_jax.errors import InputError
+from oner_jax.evals.features import Examples
 from oner_jax.evals.protocols import PROTOCOLS
 from oner_jax.evals.suite import Dataset, slug
 
@@ -49,19 +50,17 @@ class Place:
 
     def dataset(self, name: str, image_size: int) -> Dataset:
         """The dataset for a model that sees pictures of this size."""
-        from oner_jax.data.evaluation import evaluation_set
         from oner_jax.data.records import open_split
 
         if self.boxes is not None:
             load_boxed = functools.partial(read_boxes, self.boxes, image_size)
             return Dataset(name, self.content_hash(), load_boxed=load_boxed)
-        load = functools.partial(evaluation_set, image_size=image_size)
         training = self.training
         return Dataset(
             name=name,
             content_hash=self.content_hash(),
-            load=functools.partial(load, self.split),
-            load_training=functools.partial(load, training) if training else None,
+            load=functools.partial(_examples, self.split, image_size),
+            load_training=functools.partial(_examples, training, image_size) if training else None,
             training_hash=open_split(training).content_hash if training else "",
             templates=self.templates,
         )
@@ -81,6 +80,14 @@ class Place:
 
 
 Places = Mapping[str, Place]  # by the name in tables
+
+
+@functools.lru_cache(maxsize=8)
+def _examples(split: str, image_size: int) -> Examples:
+    """The same for every checkpoint of a size: reading all texts takes a while."""
+    from oner_jax.data.evaluation import evaluation_set
+
+    return evaluation_set(split, image_size=image_size)
 
 
 def choose(

@@ -171,7 +171,7 @@ def _labelled(
     return (
         {f"step {one.step}" if alone else f"{one.run} {one.step}": one for one in own},
         {
-            UNTRAINED if alone else f"{one.run} {UNTRAINED}": dataclasses.replace(one, step=INIT)
+            UNTRAINED if alone else f"{one.run} {UNTRAINED}": Checkpoint(one.workdir, INIT, one.run)
             for one in runs.values()
         },
         {one.run: one for one in others},

@@ -6,12 +6,11 @@ shown with the others even where no checkpoint was kept.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError
 from oner_jax.evals.checkpoints import Checkpoint
@@ -21,10 +20,9 @@ from oner_jax.evals.suite import Dataset, Origin, evaluate_subject
 from oner_jax.evals.tasks import TASKS
 from oner_jax.models.embedding import Embedder
 from oner_jax.parallel.mesh import replicated
+from oner_jax.training.loop import EVALUATION_PREFIX
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import TrainState
-
-PREFIX = "eval/"  # of its metrics in the log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +48,8 @@ class InLoop:
     Raises InputError at once where the datasets or tasks of the config are not there.
     """
 
-    def __init__(self, config: ConfigDict, workdir: epath.Path, recipe: Recipe, origin: Origin):
+    def __init__(self, recipe: Recipe, workdir: epath.Path, origin: Origin):
+        config = recipe.config
         self._settings = InLoopSettings(
             config.evaluation.interval_steps, tuple(config.evaluation.tasks)
         )
@@ -65,10 +64,9 @@ class InLoop:
 
     @functools.cached_property
     def _datasets(self) -> list[Dataset]:
-        """Read once: what is in memory of them stays there."""
         places, _ = available(choose([self._config], (), data_directory=epath.Path()))
         size = self._config.model.image_size
-        return [_kept(place.dataset(name, size)) for name, place in places.items()]
+        return [place.dataset(name, size) for name, place in places.items()]
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         """The measurements of the online weights, by `eval/task/dataset/name`."""
@@ -83,10 +81,11 @@ class InLoop:
             ),
             self._datasets,
             tasks=self._settings.tasks,
+            force=True,  # a run that was rolled back has other weights at the same step
             origin=self._origin,
         )
         return {
-            f"{PREFIX}{task}/{dataset}/{name}": measurement.value
+            f"{EVALUATION_PREFIX}{task}/{dataset}/{name}": measurement.value
             for dataset, own in cells.items()
             for task, cell in own.items()
             for name, measurement in cell.measurements(PRIMARY).items()
@@ -99,12 +98,3 @@ class InLoop:
         if self._embedder is None:
             self._embedder = Embedder(self._recipe.model, parameters)
         return self._embedder.of(parameters)
-
-
-def _kept(dataset: Dataset) -> Dataset:
-    def once(load: Callable | None) -> Callable | None:
-        return None if load is None else functools.cache(load)
-
-    return dataclasses.replace(
-        dataset, load=once(dataset.load), load_training=once(dataset.load_training)
-    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from oner_jax.evals import gallery, page, scene_figures, sections, wording
+from oner_jax.evals import gallery, metric_wording, page, scene_figures, sections, wording
 from oner_jax.evals.features import PRIMARY
 from oner_jax.evals.figures import Theme
 from oner_jax.evals.measurement import format_value
@@ -134,7 +134,7 @@ def _multimodal(columns: Columns, dataset: str, pictures: ReadPictures) -> str:
     parts = [head]
     rows = []
     for kind, examples in cell.content["examples"].items():
-        words = wording.QUESTIONS[kind]
+        words = metric_wording.QUESTIONS[kind]
         queries = list(examples[0]["found"])
         indices = {example["index"] for example in examples} | {
             answer["index"]
@@ -146,7 +146,7 @@ def _multimodal(columns: Columns, dataset: str, pictures: ReadPictures) -> str:
         asked = "joint" if "joint" in queries else "sum"
         parts.append(
             f"<p><strong>{escape(words.title)}.</strong> {escape(words.meaning)} Shown: what "
-            f"{escape(wording.QUERIES[asked])} finds.</p>"
+            f"{escape(metric_wording.QUERIES[asked])} finds.</p>"
             + gallery.composed_queries(examples, asked, shown)
         )
         for k in RECALL_AT:
@@ -158,9 +158,9 @@ def _multimodal(columns: Columns, dataset: str, pictures: ReadPictures) -> str:
                     format_value(chance, True),
                     *(
                         format_value(levels[query].value, True) if query in levels else "–"
-                        for query in wording.QUERIES
+                        for query in metric_wording.QUERIES
                     ),
                 ]
             )
-    header = ["", "chance", *wording.QUERIES.values()]
+    header = ["", "chance", *metric_wording.QUERIES.values()]
     return "\n".join(parts) + page.table(header, rows, own=2)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
-from oner_jax.evals import page, wording
+from oner_jax.evals import metric_wording, page, wording
 from oner_jax.evals.differences import HEADER, Difference, difference_rows
 from oner_jax.evals.features import PRIMARY
 from oner_jax.evals.history import History
@@ -178,7 +178,7 @@ def measured_table(columns: Columns, dataset: str, tasks: Collection[str]) -> st
     for metric, measured in metric_rows(columns):
         task, of, name = metric.split("/")
         if of == dataset and task in tasks:
-            rows.append((wording.BY_TASK[task][name], measured))
+            rows.append((metric_wording.BY_TASK[task][name], measured))
     others = [
         label
         for label in (*list(columns)[1:], *BESIDE)
@@ -211,7 +211,7 @@ def geometry_table(columns: Columns, dataset: str) -> str:
         task, of, name = metric.split("/")
         if of != dataset or task != "geometry":
             continue
-        words, own = wording.GEOMETRY[name], measured[own_label]
+        words, own = metric_wording.GEOMETRY[name], measured[own_label]
         shown.append(
             [
                 _named(words),
@@ -250,7 +250,7 @@ def verdict(found: Mapping[str, Measurement]) -> str:
     )
 
 
-def _named(words: wording.Wording) -> str:
+def _named(words: metric_wording.Wording) -> str:
     reference = f" Reference: {words.reference}." if words.reference else ""
     return (
         f'<span class="name">{escape(words.title)}</span>'

@@ -1,7 +1,7 @@
 """The training loop: batch, step, log, checkpoint, stop."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
@@ -13,6 +13,21 @@ from oner_jax.training.checkpoints import Checkpoints
 from oner_jax.training.metrics import MetricsLog, Throughput
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import Metrics, TrainState
+
+EVALUATION_PREFIX = "eval/"  # of the names of what `Evaluates` measures
+
+
+class Evaluates(Protocol):
+    """Measures the state between two steps (`oner_jax.evals.in_loop`)."""
+
+    def due(self, step: int) -> bool:
+        """Whether to measure after `step`."""
+        ...
+
+    def __call__(self, step: int, state: TrainState) -> Mapping[str, float]:
+        """The measurements, by the names that the log gives them."""
+        ...
+
 
 # The global batches of step s, s + 1, ... for ever.
 BatchesFrom = Callable[[int], Iterator[Batch]]
@@ -37,12 +52,15 @@ class Loop:
         checkpoints: Checkpoints,
         log: MetricsLog,
         stop: StopRequest,
+        evaluates: Evaluates | None = None,
     ):
         self._recipe = recipe
         self._state, self._step = state, step
         self._batches = batches_from(step)
         self._data = data
         self._checkpoints, self._log, self._stop = checkpoints, log, stop
+        self._evaluates = evaluates
+        self._evaluated: tuple[int, Mapping[str, float]] = (0, {})
         config = recipe.config
         self._total_steps = config.total_steps
         self._log_interval_steps = config.log_interval_steps
@@ -62,6 +80,8 @@ class Loop:
             metrics = self._take_step()
             last = self._step == self._total_steps
             self._note(metrics, wanted=last or self._step % self._log_interval_steps == 0)
+            if self._evaluates is not None and self._evaluates.due(self._step):
+                self._evaluate(self._evaluates)
             stopping = self._stop.at(self._step) and not last
             self._checkpoints.check()
             if last or stopping or self._checkpoints.due(self._step):
@@ -88,7 +108,8 @@ class Loop:
         self._write()
         if not self._compiled:
             jax.block_until_ready(metrics)
-            self._checkpoints.policy.check_metrics(metrics)
+            if self._evaluates is None or not self._best_is_evaluated:
+                self._checkpoints.policy.check_metrics(metrics)
             self._throughput.start(self._step)
             self._compiled = True
         if wanted:
@@ -105,6 +126,20 @@ class Loop:
         measured["checkpoint/blocked_seconds"] = self._checkpoints.take_blocked_seconds()
         self._log.write(step, {"examples_seen": examples, **values, **measured})
 
+    @property
+    def _best_is_evaluated(self) -> bool:
+        return self._checkpoints.policy.best_metric.startswith(EVALUATION_PREFIX)
+
+    def _evaluate(self, evaluates: Evaluates) -> None:
+        """Measure the state; the time that it takes is no part of training."""
+        jax.block_until_ready(self._state)
+        with self._throughput.paused():
+            measured = evaluates(self._step, self._state)
+        if self._best_is_evaluated:
+            self._checkpoints.policy.check_metrics(measured)
+        self._evaluated = (self._step, measured)
+        self._log.write(self._step, measured)
+
     def _save(self, metrics: Metrics) -> None:
         """A checkpoint of the state, of where in the data it stands and of the step's metrics."""
         jax.block_until_ready(self._state)
@@ -115,4 +150,7 @@ class Loop:
         }
         with self._throughput.paused():
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            evaluated_at, measured = self._evaluated
+            if evaluated_at == self._step:
+                values |= measured
             self._checkpoints.save(self._step, self._state, position, values)

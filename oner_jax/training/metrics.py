@@ -56,15 +56,16 @@ class MetricsLog:
         if self._tensorboard:
             self._tensorboard.write_scalars(step, dict(metrics))
         parts = {name.removeprefix("loss/"): metrics[name] for name in metrics if "loss" in name}
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in parts.items())
+        shown = [f"{name} {value:.3f}" for name, value in parts.items()]
+        if "pairs_per_sec" in metrics:
+            shown.append(_speed(metrics))
+        else:  # of an evaluation
+            shown += [f"{name} {value:.4f}" for name, value in metrics.items()]
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{shown}  {_speed(metrics)}")
+            self._bar.set_postfix_str("  ".join(shown))
         else:
-            print(
-                f"step {step}/{self._total_steps}  {shown}  {_speed(metrics)}  "
-                f"{self._eta(step)} left",
-                flush=True,
-            )
+            shown.append(f"{self._eta(step)} left")
+            print(f"step {step}/{self._total_steps}", *shown, sep="  ", flush=True)
 
     def advance(self) -> None:
         """Move the progress bar by one step."""

@@ -40,6 +40,7 @@ FREE_KEYS = (
     "compilation_cache",
     "data.evaluation",
     "data.threads",
+    "evaluation.",
     "log_interval_steps",
     "mesh.",
     "model.layers_per_scan_step",

@@ -12,7 +12,7 @@ from scipy.stats import ttest_rel
 
 from configs.ladder import ARMS, get_config, get_sweep
 from oner_jax.errors import InputError
-from oner_jax.evals import ladder, ladder_figures, sweep_report, wording
+from oner_jax.evals import ladder, ladder_figures, metric_wording, sweep_report
 from oner_jax.evals.geometry import Views, geometry
 from oner_jax.evals.ladder import Claim, Side, Verdict, judge
 from oner_jax.evals.measurement import Measurement
@@ -142,12 +142,12 @@ def test_every_claim_names_an_arm_and_something_measured():
     views = Views(image, text, joint, swapped, np.roll(np.arange(40), 1), np.arange(40))
     measured = {f"geometry/val/{name}" for name in geometry(views)}
     measured |= {f"retrieval/val/{side}_R@{k}" for side in ("text", "image") for k in RECALL_AT}
-    measured |= {f"localisation/val/{name}" for name in wording.LOCALISATION}
-    measured |= {f"reasoning/val/{name}" for name in wording.REASONING}
+    measured |= {f"localisation/val/{name}" for name in metric_wording.LOCALISATION}
+    measured |= {f"reasoning/val/{name}" for name in metric_wording.REASONING}
     measured |= {
         f"multimodal/val/{question}_{query}_R@10"
-        for question in wording.QUESTIONS
-        for query in wording.QUERIES
+        for question in metric_wording.QUESTIONS
+        for query in metric_wording.QUERIES
     }
     for claim in (*ladder.CLAIMS, *ladder.PROPERTY_CLAIMS):
         for side in (claim.more, claim.less):

@@ -1,0 +1,62 @@
+"""Evaluation between two steps: what the program measures of a checkpoint of that step."""
+
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from oner_jax.data.text import Tokenizer
+from oner_jax.errors import InputError
+from oner_jax.evals import checkpoints
+from oner_jax.evals.evaluation import Request, measure
+from oner_jax.evals.in_loop import InLoop
+from oner_jax.evals.suite import Origin
+from oner_jax.objectives.batch import TextFormat
+from oner_jax.training.checkpoint_policy import CheckpointPolicy
+from oner_jax.training.checkpoints import Checkpoints, read_config
+from oner_jax.training.recipe import Recipe
+from tests.evals.runs import tiny_run
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run(tmp_path_factory.mktemp("run"))
+
+
+def recipe_of(workdir: Path, **evaluation: object) -> Recipe:
+    config = read_config(workdir).unlock()
+    config.evaluation = {"interval_steps": 2, "tasks": ("retrieval", "zeroshot"), **evaluation}
+    tokenizer = Tokenizer.load(config.data.tokenizer)
+    return Recipe.from_config(config, TextFormat(tokenizer.mask_id, tokenizer.word_start))
+
+
+def test_its_cells_are_those_of_the_checkpoint(workdir, tmp_path, monkeypatch):
+    recipe = recipe_of(workdir)
+    evaluates = InLoop(recipe, epath.Path(workdir), Origin("train"))
+    due = [step for step in range(1, recipe.config.total_steps + 1) if evaluates.due(step)]
+    assert due == list(range(2, recipe.config.total_steps + 1, 2))
+    request = Request([workdir], steps=["5"], tasks=["retrieval", "zeroshot"], untrained=False)
+    (apart,) = measure(Request(**{**vars(request), "out": tmp_path / "apart"})).own
+    with Checkpoints(workdir, CheckpointPolicy(interval_steps=1, keep=9)) as saved:
+        state, _ = saved.restore(5, recipe.abstract)
+    logged = evaluates(5, state)
+
+    def refuse(*arguments, **options):
+        raise AssertionError("loaded a model although every cell is there")
+
+    monkeypatch.setattr(checkpoints, "load_run", refuse)
+    (column,) = measure(request).own
+    for task, cell in column.cells["toys"].items():
+        for space in ("projected", "backbone", "momentum"):
+            beside = apart.cells["toys"][task].measurements(space)
+            own = cell.measurements(space)
+            assert own.keys() == beside.keys()
+            for name, measurement in own.items():
+                assert measurement.value == pytest.approx(beside[name].value, abs=1e-5)
+        for name, measurement in cell.measurements("projected").items():
+            assert logged[f"eval/{task}/toys/{name}"] == measurement.value
+
+
+def test_an_unknown_task_is_refused_before_training(workdir):
+    with pytest.raises(InputError, match=r"evaluation.tasks: there is no 'retreival'"):
+        InLoop(recipe_of(workdir, tasks=("retreival",)), epath.Path(workdir), Origin())
