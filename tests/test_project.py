@@ -42,7 +42,9 @@ def undeclared_imports(folders: list[str], requirements: set[str]) -> set[str]:
 
 
 def test_every_import_is_declared():
-    programs = names(declared("requirements.txt", "requirements-beam.txt"))
+    programs = names(
+        declared("requirements.txt", "requirements-beam.txt", "requirements-clip_benchmark.txt")
+    )
     assert undeclared_imports(["oner_jax", "configs", "launch"], programs) == set()
     development = names(declared("requirements-dev.txt"))
     assert undeclared_imports(["tests"], programs | development) == set()
