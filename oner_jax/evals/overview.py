@@ -32,6 +32,8 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "robustness": ("_corrupted",),
 }
 
+NO_COLUMN = -1  # of many checkpoints none stands out
+
 CSV_HEADER = (
     *("run", "step", "dataset", "task", "metric", "space", "value", "low", "high", "chance"),
     *("cases", "fraction"),
@@ -143,8 +145,7 @@ class Overview:
     def _tables(self) -> Iterator[str]:
         for dataset, lines in self._by_dataset():
             shown = [[escape(text) for text in line] for line in lines[1:]]
-            own = len(lines[0]) - 1
-            yield f"<h2>{escape(dataset)}</h2>{page.table(lines[0], shown, own=own)}"
+            yield f"<h2>{escape(dataset)}</h2>{page.table(lines[0], shown, own=NO_COLUMN)}"
         for title, found in self.compared.items():
             shown = [[escape(text) for text in row] for row in difference_rows(found)]
             yield (
