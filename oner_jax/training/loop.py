@@ -1,7 +1,7 @@
 """The training loop: batch, step, log, checkpoint, stop."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -17,6 +17,7 @@ from oner_jax.training.step import Metrics, TrainState
 EVALUATION_PREFIX = "eval/"  # of the names of what `Evaluates` measures
 
 
+@runtime_checkable
 class Evaluates(Protocol):
     """Measures the state between two steps (`oner_jax.evals.in_loop`)."""
 
