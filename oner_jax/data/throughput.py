@@ -138,18 +138,16 @@ class BareLoop:
         self._pool = ThreadPoolExecutor(cores())
 
         @tf.function(autograph=False)
-        def last_value(files: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-            """Of all that is made something has to be used, or TensorFlow would not make it."""
+        def made(files: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+            # All is stacked: of pixels that nobody reads, TensorFlow would leave out the last steps.
+            return tf.map_fn(
+                lambda pair: make(*pair),
+                (files, boxes),
+                fn_output_signature=tf.uint8,
+                parallel_iterations=1,
+            )
 
-            def body(index: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                return index + 1, make(files[index], boxes[index])[-1, -1, -1]
-
-            number = tf.shape(files)[0]
-            start = (tf.constant(0), tf.constant(0, tf.uint8))
-            end = tf.while_loop(lambda index, _: index < number, body, start, parallel_iterations=1)
-            return end[1]
-
-        self._last_value = last_value
+        self._made = made
 
     def take(self, pairs: int) -> Spent:
         """Makes at least so many pictures."""
