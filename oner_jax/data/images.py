@@ -183,7 +183,7 @@ def _resize(pixels: tf.Tensor, size: int) -> tf.Tensor:
     """Antialiased: the mean over each output pixel's area when both sides shrink, else triangular.
 
     The area filter needs a quarter of the other's time, but repeats pixels when it enlarges. Pixels
-    uint8 or float, the result float: bytes are read as they are, without a copy of four times the size.
+    uint8 or float, the result float: bytes are read as they are, without a larger copy.
     """
     images = pixels[tf.newaxis]
     shrinks = tf.reduce_all(tf.shape(pixels)[:2] >= size)

@@ -5,7 +5,8 @@ round, so that whatever else the machine does slows all of them:
 
     oner_jax     records to batches, as training gets them
     bare         decode, crop and resize in a loop over files in memory, a thread on every core:
-                 the same operations, no records, order, captions or batches
+                 the same operations and pixels, no records, order, captions or batches. At these
+                 sizes no JPEG is decoded at a reduced scale, neither here nor in training
     decode       the same without the resize
     webdataset   tar files through webdataset and Pillow, a process on every core
                  (where webdataset is installed)
@@ -139,7 +140,7 @@ class BareLoop:
 
         @tf.function(autograph=False)
         def made(files: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-            # All is stacked: of pixels that nobody reads, TensorFlow would leave out the last steps.
+            # All is stacked: of pixels that nobody reads, TensorFlow would not make all.
             return tf.map_fn(
                 lambda pair: make(*pair),
                 (files, boxes),
@@ -154,7 +155,7 @@ class BareLoop:
         calls = -(-pairs // _FILES_A_CALL)
         chunks = [self._chunks[call % len(self._chunks)] for call in range(calls)]
         watch = Stopwatch()
-        list(self._pool.map(lambda chunk: self._last_value(*chunk).numpy(), chunks))
+        list(self._pool.map(lambda chunk: self._made(*chunk).numpy(), chunks))
         return watch.spent(sum(len(files) for files, _ in chunks))
 
 
@@ -162,8 +163,13 @@ def _decode(file: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     return tf.io.decode_and_crop_jpeg(file, box, channels=3, dct_method="INTEGER_ACCURATE")
 
 
+def _decode_only(file: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    """One of the values, as pictures of many sizes cannot be stacked."""
+    return _decode(file, box)[-1, -1, -1]
+
+
 def _decode_and_resize(size: int, file: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    pixels = tf.cast(_decode(file, box), tf.float32)[tf.newaxis]
+    pixels = _decode(file, box)[tf.newaxis]
     resized = tf.raw_ops.ResizeArea(images=pixels, size=[size, size])[0]
     return tf.cast(resized + 0.5, tf.uint8)
 
@@ -226,7 +232,7 @@ def _contestants(
     contestants: dict[str, Contestant] = {
         OURS: Delivery(training_batches(material.split, shape), shape.batch_size),
         "bare": BareLoop(material.files, boxes, whole),
-        "decode": BareLoop(material.files, boxes, _decode),
+        "decode": BareLoop(material.files, boxes, _decode_only),
     }
     if webdataset_peer.is_installed():
         workers = webdataset_peer.Workers(cores(), material.archives, **dataclasses.asdict(shape))
