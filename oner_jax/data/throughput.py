@@ -5,8 +5,8 @@ round, so that whatever else the machine does slows all of them:
 
     oner_jax     records to batches, as training gets them
     bare         decode, crop and resize in a loop over files in memory, a thread on every core:
-                 the same operations and pixels, no records, order, captions or batches. At these
-                 sizes no JPEG is decoded at a reduced scale, neither here nor in training
+                 the same operations and pixels, no records, order, captions or batches. At 224 px
+                 no JPEG is decoded at a reduced scale, neither here nor in training
     decode       the same without the resize
     webdataset   tar files through webdataset and Pillow, a process on every core
                  (where webdataset is installed)
