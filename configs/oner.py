@@ -56,17 +56,20 @@ def get_config(argument: str = "b16") -> ConfigDict:
     config.compilation_cache = "~/.cache/oner_jax/compiled"
 
     config.data = data = ConfigDict()
+    # A split, or several: "A,B" as if they were one, "A=3,B=1" three of A for one of B.
     data.train = "embedded:train"
     data.evaluation = {"val": "embedded:val", "new_vendor": "embedded:new_vendor"}
     data.tokenizer = "embedded"
     data.crop_min_fraction = 0.5
     data.flip = True
     data.shuffle_captions = recipe.options["shuffle_captions"]
-    # Below 1: only that part of the examples is shown as pairs, and each step takes this many of
-    # the other examples' captions alone, for MLM, and pictures alone, for MIM.
+    # Beside pairs each step takes this many pictures alone, for MIM, and captions alone, for MLM:
+    # of these data or, where "", of the pairs that paired_fraction below 1 leaves out.
+    data.image_only = data.text_only = ""
+    data.image_only_batch_size = data.text_only_batch_size = 0
     data.paired_fraction = 1.0
-    data.text_only_batch_size = 0
-    data.image_only_batch_size = 0
+    # Damaged records are replaced and counted; beyond this, of all examples seen, the run ends.
+    data.maximum_damaged_fraction = 0.001
     data.threads = 0  # 0: as many as the host has cores
 
     if recipe.options["data"]:

@@ -8,7 +8,7 @@ import functools
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from etils import epath
@@ -23,11 +23,15 @@ from oner_jax.parallel.mesh import LocalRows
 from oner_jax.training import memory, workdir
 from oner_jax.training.checkpoint_policy import CheckpointPolicy
 from oner_jax.training.checkpoints import Checkpoints
+from oner_jax.training.damage_log import DamageLog
 from oner_jax.training.initialisation import initialise
 from oner_jax.training.loop import Evaluates, Loop
 from oner_jax.training.metrics import MetricsLog
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import TrainState
+
+if TYPE_CHECKING:
+    from oner_jax.data.pipeline import TrainingData
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
@@ -38,30 +42,37 @@ def train(config: ConfigDict, folder: epath.Path) -> TrainState:
     # TensorFlow takes seconds to import and only the input needs it.
     from oner_jax.data import records
     from oner_jax.data.options import DataOptions
+    from oner_jax.data.pipeline import TrainingData
 
     # What there is to train on. Everything is checked before anything is made.
     tokenizer = Tokenizer.load(config.data.tokenizer)
     policy = CheckpointPolicy(**config.checkpoint)
     options = DataOptions.from_config(config)
-    split = records.open_split(config.data.train)
-    pairs = options.number_of_pairs(len(split))
+    training_data = TrainingData.open(options)
     for name in config.data.evaluation.values():
         records.open_split(name)
     config = configuration.resolve(
-        config, training_records=pairs, vocabulary_size=tokenizer.vocabulary_size
+        config, training_records=training_data.pairs, vocabulary_size=tokenizer.vocabulary_size
     )
 
     # What is trained, and where.
     configuration.use_compilation_cache(config.compilation_cache)
     recipe = Recipe.from_config(config, TextFormat(tokenizer.mask_id, tokenizer.word_start))
-    data = {"train": split.name, "hash": split.content_hash, "records": pairs}
-    distributed.check_equal({**dict(configuration.flatten(config)), **data})
+    data = training_data.description()
+    distributed.check_equal(
+        {**dict(configuration.flatten(config)), **dict(configuration.flatten(data))}
+    )
     with (
         workdir.hold_workdir(folder, config) as lock,
         memory.out_of_memory_explained(recipe),
+        DamageLog(
+            folder if distributed.is_main() else None,
+            maximum_fraction=config.data.maximum_damaged_fraction,
+            examples_per_step=options.examples_per_step(config.batch_size),
+        ) as damage,
         Checkpoints(folder, policy, lock) as checkpoints,
     ):
-        state, first_step = _first_state(recipe, checkpoints, data)
+        state, first_step = _first_state(recipe, checkpoints, data, damage)
         if distributed.is_main():
             workdir.write_manifest(
                 folder, mesh=recipe.mesh, parameters=recipe.abstract.parameters, data=data
@@ -78,10 +89,11 @@ def train(config: ConfigDict, folder: epath.Path) -> TrainState:
                 recipe,
                 state,
                 first_step,
-                batches_from=functools.partial(_batches_from, recipe),
+                batches_from=functools.partial(_batches_from, recipe, training_data, damage),
                 data=data,
                 checkpoints=checkpoints,
                 log=log,
+                damage=damage,
                 stop=stop,
                 evaluates=_evaluates(recipe, folder),
             )
@@ -100,27 +112,32 @@ def _evaluates(recipe: Recipe, folder: epath.Path) -> Evaluates | None:
 
 
 def _first_state(
-    recipe: Recipe, checkpoints: Checkpoints, data: dict[str, Any]
+    recipe: Recipe, checkpoints: Checkpoints, data: dict[str, Any], damage: DamageLog
 ) -> tuple[TrainState, int]:
     """The state to begin with: restored where there is a checkpoint, else fresh."""
     step = checkpoints.last_good()
     if step is None:
+        damage.go_back_to(0, {})
         state, said = initialise(recipe.init_state(), recipe.model, recipe.config.initialise)
         if said and distributed.is_main():
             print(said, flush=True)
         return state, 0
     state, position = checkpoints.restore(step, recipe.abstract)
-    if position["data"] != data:
+    if changes := configuration.differences(position["data"], data):
         raise InputError(
-            f"the training data changed since step {step} (was {position['data']}, "
-            f"is {data}): bring the old data back, or start in another --workdir"
+            f"the training data changed since step {step} ({'; '.join(changes)}): bring the old "
+            "data back, or start in another --workdir"
         )
+    damage.go_back_to(step, position["damaged"])
     return state, step
 
 
-def _batches_from(recipe: Recipe, first_step: int) -> Iterator[Batch]:
+def _batches_from(
+    recipe: Recipe, training_data: "TrainingData", damage: DamageLog, first_step: int
+) -> Iterator[Batch]:
     """The global batches of `first_step` and on; this process makes the rows that it holds."""
     from oner_jax.data import pipeline
+    from oner_jax.data.options import DataOptions
 
     config = recipe.config
     rows = {
@@ -128,14 +145,16 @@ def _batches_from(recipe: Recipe, first_step: int) -> Iterator[Batch]:
         for name, leaf in recipe.abstract_batch()._asdict().items()
         if leaf is not None
     }
-    for arrays in pipeline.training_batches(
-        pipeline.DataOptions.from_config(config),
+    batches = pipeline.training_batches(
+        DataOptions.from_config(config),
         global_batch_size=config.batch_size,
         seed=config.seed,
         first_step=first_step,
-        rows=rows["text"].numbers,
-        text_only_rows=rows["text_only"].numbers if "text_only" in rows else None,
-    ):
+        rows={"train": rows["text"].numbers} | {name: own.numbers for name, own in rows.items()},
+        opened=training_data,
+    )
+    for arrays in batches:
+        damage.add(batches.take_losses())
         yield Batch(**{name: own.globally(arrays[name]) for name, own in rows.items()})
 
 

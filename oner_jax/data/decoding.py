@@ -1,5 +1,6 @@
 """Batches of records to batches of pixels, in tf.data."""
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import SupportsIndex
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from oner_jax.data import images, records
+from oner_jax.data.damage import first_line
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.errors import InputError
 
@@ -26,9 +28,17 @@ FEATURES = {
 
 
 def decoded(
-    dataset: tf.data.Dataset, image_size: int, batch_size: int, threads: int
+    dataset: tf.data.Dataset,
+    image_size: int,
+    batch_size: int,
+    threads: int,
+    *,
+    leave_out_failures: bool = False,
 ) -> tf.data.Dataset:
-    """Batches of encoded images, boxes and mirrors to batches of pixels, in the same order."""
+    """Batches of encoded images, boxes and mirrors to batches of pixels, in the same order.
+
+    What cannot be decoded is an error, or is left out: then the next batch's first rows move up.
+    """
     threads = threads or os.cpu_count() or 1
 
     @no_autograph
@@ -44,7 +54,25 @@ def decoded(
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
     dataset = dataset.unbatch().map(decode, num_parallel_calls=threads)
+    if leave_out_failures:
+        dataset = dataset.ignore_errors()
     return dataset.batch(batch_size).prefetch(_PREFETCH_BATCHES).with_options(options)
+
+
+@functools.cache
+def decoder(image_size: int) -> Callable[..., tf.Tensor]:
+    """One picture as `decoded` makes it: (encoded, box, mirror) to pixels, for use outside it."""
+    signature = [
+        tf.TensorSpec([], tf.string),
+        tf.TensorSpec([4], tf.int32),
+        tf.TensorSpec([], tf.bool),
+    ]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def decode(encoded: tf.Tensor, box: tf.Tensor, mirror: tf.Tensor) -> tf.Tensor:
+        return images.decode_crop_resize(encoded, box, mirror, image_size)
+
+    return decode
 
 
 class DecodedBatches(Iterator[dict[str, np.ndarray]]):
@@ -86,9 +114,8 @@ def _raise_for_bad_record(split: records.Split, indices: Iterable[SupportsIndex]
             name = record.id
             images.check_decodes(record.image, record.height, record.width)
         except Exception as error:  # array_record raises bare exceptions of several kinds
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
-                f"dataset {split.name}: record {name} cannot be decoded ({reason}); "
+                f"dataset {split.name}: record {name} cannot be decoded ({first_line(error)}); "
                 "ingest the data again"
             ) from error
 

@@ -25,6 +25,9 @@ ASPECT_RANGE = (3 / 4, 4 / 3)
 _REDUCTIONS = (1, 2, 4, 8)
 _REDUCED_OVERSIZE = 1.5
 
+# A box that sticks out of every picture.
+OUTSIDE = (2**30, 2**30, 1, 1)
+
 _PNG_START = b"\x89PNG"
 _WEBP_START = b"RIFF"
 

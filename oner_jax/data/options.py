@@ -11,12 +11,14 @@ from oner_jax.errors import InputError
 class DataOptions:
     """What training reads, and how it is varied.
 
+    `train`, `image_only` and `text_only` are mixtures (`mixture.py`) of pairs, of pictures and of
+    captions; a step gets `image_only_batch_size` and `text_only_batch_size` examples of the latter.
+    `paired_fraction` below 1 keeps that random part of the pairs as pairs; where `image_only` or
+    `text_only` is empty, its examples are then the pictures or captions of the rest.
+
     `flip` mirrors half of the pictures, but none with a caption that names left or right.
     `shuffle_captions` is a control: every picture gets another picture's captions, always the
     same one's. `threads` 0 stands for all cores.
-
-    `paired_fraction` below 1 keeps that random part of the examples as pairs. Of the rest every
-    step gets `text_only_batch_size` captions without their pictures.
     """
 
     train: str
@@ -27,21 +29,32 @@ class DataOptions:
     flip: bool = False
     shuffle_captions: bool = False
     paired_fraction: float = 1.0
+    image_only: str = ""
+    image_only_batch_size: int = 0
+    text_only: str = ""
     text_only_batch_size: int = 0
     threads: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.paired_fraction <= 1:
             raise InputError(f"data.paired_fraction={self.paired_fraction} is not in (0, 1]")
-        if self.text_only_batch_size and self.paired_fraction == 1:
-            raise InputError(
-                f"data.text_only_batch_size={self.text_only_batch_size} takes captions of examples "
-                "that are not pairs: set data.paired_fraction below 1"
-            )
+        for key in ("image_only", "text_only"):
+            named, size = getattr(self, key), getattr(self, f"{key}_batch_size")
+            if size < 0:
+                raise InputError(f"data.{key}_batch_size={size} is below 0")
+            if named and not size:
+                raise InputError(
+                    f"data.{key}={named} is never read: set data.{key}_batch_size above 0"
+                )
+            if size and not named and self.paired_fraction == 1:
+                raise InputError(
+                    f"data.{key}_batch_size={size}: name its data as data.{key}, or set "
+                    "data.paired_fraction below 1 to take the rest of data.train"
+                )
 
-    def number_of_pairs(self, number_of_examples: int) -> int:
-        """How many examples of a split are trained on as pairs, at least one."""
-        return max(1, round(self.paired_fraction * number_of_examples))
+    def examples_per_step(self, batch_size: int) -> int:
+        """Of all kinds of data, beside so many pairs."""
+        return batch_size + self.image_only_batch_size + self.text_only_batch_size
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> "DataOptions":

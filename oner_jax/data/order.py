@@ -11,6 +11,9 @@ average). Source: Black & Rogaway, "Ciphers with arbitrary finite domains", 2002
 is SplitMix64's finaliser, which mixes well and promises no secrecy.
 """
 
+from collections.abc import Sequence
+from fractions import Fraction
+
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
@@ -21,6 +24,11 @@ _ORDER_STREAM = 1
 _DERANGEMENT_STREAM = 2
 _UNIFORM_STREAM = 3
 _PARTITION_STREAM = 4
+_REPLACEMENT_STREAM = 5
+# Each kind of data (pairs, pictures alone, captions alone) has its own lane of every stream.
+_LANES = 16
+# In the words that keys are made of, epochs stay below.
+_SOURCE_SHIFT = 48
 
 
 def _mix(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
@@ -64,11 +72,19 @@ def _permute(
 
 
 def example_indices(
-    positions: Int64[np.ndarray, " n"], number_of_examples: int, seed: int
+    positions: Int64[np.ndarray, " n"],
+    number_of_examples: int,
+    seed: int,
+    lane: int = 0,
+    source: int = 0,
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """Index of the example at each position, and the epoch (from 0) the position is in."""
+    """Index of the example at each position, and the epoch (from 0) the position is in.
+
+    Every lane (kind of data) and every source of a mixture has orders of its own.
+    """
     epochs, offsets = np.divmod(np.asarray(positions, np.int64), number_of_examples)
-    keys = _keys(seed, _ORDER_STREAM, epochs.astype(np.uint64))
+    words = epochs.astype(np.uint64) | np.uint64(source << _SOURCE_SHIFT)
+    keys = _keys(seed, _ORDER_STREAM + _LANES * lane, words)
     return _permute(offsets.astype(np.uint64), keys, number_of_examples).astype(np.int64), epochs
 
 
@@ -103,11 +119,51 @@ def shuffled_indices(
     return _permute(values, keys, number_of_examples).astype(np.int64)
 
 
+def replacement_index(
+    position: int, attempt: int, number_of_examples: int, seed: int, lane: int = 0
+) -> int:
+    """Which of so many examples is tried in place of a damaged one, the first time at attempt 1.
+
+    Each position has a random order of its own, so that all are tried in the end.
+    """
+    keys = _keys(seed, _REPLACEMENT_STREAM + _LANES * lane, np.array([position], np.uint64))
+    place = np.array([(attempt - 1) % number_of_examples], np.uint64)
+    return int(_permute(place, keys, number_of_examples)[0])
+
+
+def interleaving(
+    weights: Sequence[int],
+) -> tuple[Int64[np.ndarray, " cycle"], Int64[np.ndarray, " cycle"]]:
+    """Sources in turn, so that after any n places each had its weight's share of n to within 1.
+
+    Returns the source at each place of a cycle of sum(weights), which shows each source exactly its
+    weight of times, and how often that source stood before in the cycle. Of the sources that are
+    owed enough, the next is the one whose turn cannot wait longest (Tijdeman, "The chairman
+    assignment problem", 1980, whose bound of 1 - 1 / (2 * sources - 2) this reaches).
+    """
+    cycle, slack = sum(weights), max(1, 2 * len(weights) - 2)
+    sources, earlier = np.empty(cycle, np.int64), np.empty(cycle, np.int64)
+    counts = [0] * len(weights)
+    for place in range(cycle):
+        # In units of 1 / (slack * cycle) examples, so that all is integers.
+        owed = [
+            slack * ((place + 1) * weight - count * cycle)
+            for weight, count in zip(weights, counts, strict=True)
+        ]
+        ready = [source for source, amount in enumerate(owed) if amount >= cycle]
+        chosen = min(
+            ready, key=lambda s: Fraction((slack - 1) * cycle - owed[s], weights[s]), default=0
+        )
+        sources[place], earlier[place] = chosen, counts[chosen]
+        counts[chosen] += 1
+    return sources, earlier
+
+
 def position_uniforms(
-    positions: Int64[np.ndarray, " n"], draws: int, seed: int
+    positions: Int64[np.ndarray, " n"], draws: int, seed: int, lane: int = 0
 ) -> Float64[np.ndarray, "n draws"]:
     """Independent uniform numbers in [0, 1) for each position: its crop, flip and caption."""
     first = np.asarray(positions, np.int64).astype(np.uint64) * np.uint64(draws)
     words = np.add.outer(first, np.arange(draws, dtype=np.uint64))
-    bits = _keys(seed, _UNIFORM_STREAM, words.ravel()) >> np.uint64(11)
+    bits = _keys(seed, _UNIFORM_STREAM + _LANES * lane, words.ravel()) >> np.uint64(11)
     return np.ldexp(bits.astype(np.float64), -53).reshape(words.shape)

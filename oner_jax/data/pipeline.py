@@ -1,26 +1,94 @@
-"""Batches for training, from records through tf.data.
+"""Batches for training: pairs, and beside them pictures alone and captions alone.
 
-    positions -> indices -> records (whole batches by index) -> captions to ids, crop boxes (NumPy)
-              -> images decoded in parallel -> batches, prefetched
-
-The batch of a step is a pure function of (dataset, options, seed, step): the order comes from
-`order.example_indices`, and every random choice from a hash of (seed, position). So an iterator may
-start at any step, and hosts may split a batch in any number. A record that cannot be read stops the
-run with an error that names it.
+The batch of a step is a pure function of (datasets, options, seed, step): the order comes from
+`order` and `mixture`, and every random choice from a hash of (seed, position). So an iterator may
+start at any step, and hosts may split a batch in any number. That holds for what replaces a damaged
+record, too.
 """
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from oner_jax.data import records
-from oner_jax.data.decoding import FEATURES, DecodedBatches, decoded, no_autograph
-from oner_jax.data.host_tensorflow import tf
+from oner_jax.data.damage import Loss
+from oner_jax.data.kinds import IMAGE_ONLY, KINDS, PAIRS, TEXT_ONLY
+from oner_jax.data.mixture import Mixture, open_mixture, rest_of
 from oner_jax.data.options import DataOptions
-from oner_jax.data.reading import TrainingReader
+from oner_jax.data.reading import Reader
+from oner_jax.data.streams import Stream
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
+
+# Rows of global batches by key of the data they come from.
+Rows = Mapping[str, Int64[np.ndarray, " _"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """The mixtures that a run trains on, opened, by their key of `config.data`."""
+
+    mixtures: Mapping[str, Mixture]
+
+    @classmethod
+    def open(cls, data: DataOptions) -> "TrainingData":
+        """Raises InputError, naming the key or the dataset, where something cannot be used."""
+        pairs = open_mixture(
+            "data.train",
+            data.train,
+            lane=PAIRS.lane,
+            pictures=True,
+            captions=True,
+            fraction=data.paired_fraction,
+        )
+        if data.shuffle_captions and min(len(part.split) for part in pairs.parts) < 2:
+            raise InputError(
+                f"dataset {data.train}: shuffling captions takes at least two examples"
+            )
+        mixtures = {PAIRS.key: pairs}
+        for kind in (IMAGE_ONLY, TEXT_ONLY):
+            if not getattr(data, f"{kind.key}_batch_size"):
+                continue
+            if named := getattr(data, kind.key):
+                mixtures[kind.key] = open_mixture(
+                    f"data.{kind.key}",
+                    named,
+                    lane=kind.lane,
+                    pictures=kind.pictures,
+                    captions=kind.captions,
+                )
+            else:
+                mixtures[kind.key] = rest_of(pairs, data.paired_fraction, kind.lane)
+        return cls(mixtures)
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs an epoch has; with weights, all splits' together."""
+        return self.mixtures[PAIRS.key].number
+
+    def description(self) -> dict[str, Any]:
+        """What identifies the data: `records` (pairs), and each split by key of the config."""
+        splits = {key: mixture.description() for key, mixture in self.mixtures.items()}
+        return {"records": self.pairs, **splits}
+
+
+class TrainingBatches(Iterator[dict[str, np.ndarray]]):
+    """Batches of `training_batches`, and what was replaced in them."""
+
+    def __init__(self, streams: list[Stream]):
+        self._streams = streams
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return {name: array for stream in self._streams for name, array in next(stream).items()}
+
+    def take_losses(self) -> list[Loss]:
+        """The examples that were replaced in batches taken since the last call."""
+        losses = [loss for stream in self._streams for loss in stream.losses]
+        for stream in self._streams:
+            stream.losses.clear()
+        return losses
 
 
 def training_batches(
@@ -29,72 +97,45 @@ def training_batches(
     global_batch_size: int,
     seed: int,
     first_step: int,
-    rows: Int64[np.ndarray, " b"] | None = None,
-    text_only_rows: Int64[np.ndarray, " e"] | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
+    rows: Rows | None = None,
+    opened: TrainingData | None = None,
+) -> TrainingBatches:
     """The global batches of steps `first_step`, `first_step` + 1, ... for ever: the given rows.
 
-    `rows` are the numbers of rows in a global batch that this host needs, `text_only_rows` those of
-    captions without pictures; all by default.
+    `rows` are, by "train", "image_only" and "text_only", the numbers of rows in a global batch that
+    this host needs; all by default. `opened` are the data of these options, opened if not given.
 
     Each batch: image uint8 [b, size, size, 3], text int32 [b, text_tokens] (0 is padding),
-    caption_hash uint32 [b], index int64 [b] (of the example in its split) and, where the options
-    ask for them, text_only int32 [e, text_tokens]. Raises InputError if the dataset or tokenizer
-    cannot be opened, and later if a record cannot be read or decoded.
+    caption_hash uint32 [b], index int64 [b] (of the example in its split; in a mixture the sizes of
+    the splits before it are added) and, where the options ask for them, image_only uint8
+    [e, size, size, 3] and text_only int32 [t, text_tokens].
+
+    Raises InputError if a dataset or the tokenizer cannot be opened, and later if so many records
+    are damaged that an example cannot be replaced.
     """
-    split = records.open_split(data.train)
-    if data.shuffle_captions and len(split) < 2:
-        raise InputError(f"dataset {data.train}: shuffling captions takes at least two examples")
-    reader = TrainingReader(split, Tokenizer.load(data.tokenizer), data, seed)
-    rows = np.arange(global_batch_size) if rows is None else rows
-    captions_alone = np.arange(data.text_only_batch_size)
-    text_only_rows = captions_alone if text_only_rows is None else text_only_rows
-
-    def positions(step: int) -> Int64[np.ndarray, " b"]:
-        return step * global_batch_size + rows
-
-    @no_autograph
-    def load(step: tf.Tensor) -> dict[str, tf.Tensor]:
-        position, index, picture, caption_source = tf.numpy_function(
-            lambda step: reader.read(positions(int(step))),
-            [step],
-            [tf.int64, tf.int64, tf.string, tf.string],
+    opened = TrainingData.open(data) if opened is None else opened
+    tokenizer = Tokenizer.load(data.tokenizer)
+    sizes = {
+        PAIRS.key: global_batch_size,
+        IMAGE_ONLY.key: data.image_only_batch_size,
+        TEXT_ONLY.key: data.text_only_batch_size,
+    }
+    streams = [
+        Stream(
+            kind,
+            # Captions are shuffled among pairs alone.
+            Reader(
+                opened.mixtures[kind.key],
+                tokenizer,
+                data if kind is PAIRS else dataclasses.replace(data, shuffle_captions=False),
+                seed,
+            ),
+            data,
+            batch_size=sizes[kind.key],
+            rows=np.arange(sizes[kind.key]) if rows is None else rows[kind.key],
+            first_step=first_step,
         )
-        for tensor in (position, index, picture, caption_source):
-            tensor.set_shape([len(rows)])
-        example = tf.io.parse_example(picture, FEATURES)
-        captions = tf.io.parse_example(caption_source, FEATURES)["captions"]
-        text, hashes, box, mirror = tf.numpy_function(
-            reader.vary,
-            [position, captions.values, captions.row_splits, example["height"], example["width"]],
-            [tf.int32, tf.uint32, tf.int32, tf.bool],
-        )
-        text.set_shape([len(rows), data.text_tokens])
-        hashes.set_shape([len(rows)])
-        box.set_shape([len(rows), 4])
-        mirror.set_shape([len(rows)])
-        kept = {"text": text, "caption_hash": hashes, "index": index}
-        return {"image": example["image"], "box": box, "mirror": mirror, **kept}
-
-    @no_autograph
-    def load_text_only(step: tf.Tensor) -> tf.Tensor:
-        text = tf.numpy_function(
-            lambda step: reader.text_only(step * data.text_only_batch_size + text_only_rows),
-            [step],
-            tf.int32,
-        )
-        text.set_shape([len(text_only_rows), data.text_tokens])
-        return text
-
-    dataset = tf.data.Dataset.counter(first_step).map(load, num_parallel_calls=2)
-    dataset = decoded(dataset, data.image_size, len(rows), data.threads)
-    if data.text_only_batch_size:
-        captions = tf.data.Dataset.counter(first_step).map(load_text_only).prefetch(1)
-        dataset = tf.data.Dataset.zip(dataset, captions).map(
-            lambda batch, text_only: {**batch, "text_only": text_only}
-        )
-
-    def indices_of(step: int) -> Int64[np.ndarray, " b"]:
-        return reader.indices(positions(step))
-
-    return DecodedBatches(dataset, split, indices_of, first_step)
+        for kind in KINDS
+        if kind.key in opened.mixtures
+    ]
+    return TrainingBatches(streams)

@@ -2,12 +2,15 @@
 
 import itertools
 import re
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64, UInt32
 
-from oner_jax.data import images, order, records
+from oner_jax.data import images, order
+from oner_jax.data.damage import UNREADABLE, DamagedRecord
 from oner_jax.data.decoding import as_strings
+from oner_jax.data.mixture import Mixture
 from oner_jax.data.options import DataOptions
 from oner_jax.data.text import Tokenizer, caption_hash
 
@@ -17,74 +20,133 @@ _DRAWS = 6
 _NAMES_A_SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 
-class TrainingReader:
+class Serialised(NamedTuple):
+    """Records of the examples at some positions: those with the pictures, those with the captions.
+
+    The two differ where captions are shuffled.
+    """
+
+    positions: Int64[np.ndarray, " n"]
+    examples: Int64[np.ndarray, " n"]
+    pictures: np.ndarray
+    captions: np.ndarray
+
+
+class Varied(NamedTuple):
+    """What is drawn for examples. One without a caption gets a box that no picture has."""
+
+    text: Int32[np.ndarray, "n text_tokens"]
+    caption_hash: UInt32[np.ndarray, " n"]
+    box: Int32[np.ndarray, "n 4"]
+    mirror: Bool[np.ndarray, " n"]
+
+
+class Reader:
     """Reads the examples of positions, and chooses captions, crops and mirroring for them."""
 
-    def __init__(self, split: records.Split, tokenizer: Tokenizer, data: DataOptions, seed: int):
-        self._split = split
+    def __init__(self, mixture: Mixture, tokenizer: Tokenizer, data: DataOptions, seed: int):
+        self.mixture = mixture
         self._tokenizer = tokenizer
         self._data = data
         self._seed = seed
 
-    def indices(self, positions: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
-        """The examples at these positions."""
-        pairs = self._data.number_of_pairs(len(self._split))
-        places = order.example_indices(positions, pairs, self._seed)[0]
-        if pairs == len(self._split):
-            return places
-        return order.shuffled_indices(places, len(self._split))
+    def examples(self, positions: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """The examples of the mixture at these positions, whether they are damaged or not."""
+        return self.mixture.examples(positions, self._seed)
 
-    def text_only(self, positions: Int64[np.ndarray, " e"]) -> Int32[np.ndarray, "e text_tokens"]:
-        """Token ids of one caption of each example at these positions of the unpaired rest."""
-        total, pairs = len(self._split), self._data.number_of_pairs(len(self._split))
-        places = pairs + order.example_indices(positions, total - pairs, self._seed)[0]
-        read = self._split.read(order.shuffled_indices(places, total))
-        rows = [records.Record.parse(serialised).captions for serialised in read]
-        # Pairs draw at positions from 0 up; these draw at negative ones, so they are unrelated.
-        uniforms = order.position_uniforms(-1 - positions, 1, self._seed)[:, 0]
-        chosen = [row[int(u * len(row))] for row, u in zip(rows, uniforms, strict=True)]
-        return self._tokenizer.encode(chosen, self._data.text_tokens)
+    def replacement(self, example: int, position: int, attempt: int) -> int:
+        """As `Mixture.replacement`."""
+        return self.mixture.replacement(example, position, attempt, self._seed)
 
-    def read(self, positions: Int64[np.ndarray, " b"]) -> tuple[np.ndarray, ...]:
-        """Positions, indices, the records of the pictures and those of the captions."""
-        indices = self.indices(positions)
-        pictures = as_strings(self._split.read(indices))
-        caption_sources = pictures
-        if self._data.shuffle_captions:
-            others = order.deranged_indices(indices, len(self._split), seed=0)
-            caption_sources = as_strings(self._split.read(others))
-        return positions, indices, pictures, caption_sources
+    def caption_sources(self, examples: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """The examples whose captions these get: themselves, but where captions are shuffled."""
+        return self.mixture.deranged(examples) if self._data.shuffle_captions else examples
+
+    def read(self, positions: Int64[np.ndarray, " n"]) -> Serialised:
+        """The records at these positions; those that cannot be read are left out."""
+        examples = self.examples(positions)
+        try:
+            pictures = captions = self.mixture.read(examples)
+            if self._data.shuffle_captions:
+                captions = self.mixture.read(self.caption_sources(examples))
+        except Exception:  # array_record raises bare exceptions of several kinds
+            return self._read_readable(positions, examples)
+        return Serialised(positions, examples, as_strings(pictures), as_strings(captions))
+
+    def _read_readable(
+        self, positions: Int64[np.ndarray, " n"], examples: Int64[np.ndarray, " n"]
+    ) -> Serialised:
+        """One by one, which also gives storage that failed for a moment a second chance."""
+        kept, pictures, captions = [], [], []
+        sources = self.caption_sources(examples)
+        for row, (example, source) in enumerate(zip(examples, sources, strict=True)):
+            try:
+                picture = self.read_one(int(example))
+                caption = picture if source == example else self.read_one(int(source))
+            except DamagedRecord:
+                continue
+            kept.append(row)
+            pictures.append(picture)
+            captions.append(caption)
+        rows = np.array(kept, int)
+        return Serialised(
+            positions[rows], examples[rows], as_strings(pictures), as_strings(captions)
+        )
+
+    def read_one(self, example: int) -> bytes:
+        """An example's record. Raises DamagedRecord if it cannot be read."""
+        try:
+            return self.mixture.read(np.array([example]))[0]
+        except Exception as error:  # as above
+            raise self.damaged(example, "", UNREADABLE, error) from error
+
+    def damaged(self, example: int, record_id: str, reason: str, detail: object) -> DamagedRecord:
+        """The exception that says so of an example's record."""
+        source, index = self.mixture.place(example)
+        name = self.mixture.parts[source].split.name
+        return DamagedRecord(name, index, record_id, reason, detail)
 
     def vary(
         self,
-        positions: Int64[np.ndarray, " b"],
+        positions: Int64[np.ndarray, " n"],
         captions: np.ndarray,
-        row_splits: Int32[np.ndarray, " b+1"],
-        heights: Int64[np.ndarray, " b"],
-        widths: Int64[np.ndarray, " b"],
-    ) -> tuple[
-        Int32[np.ndarray, "b text_tokens"],
-        UInt32[np.ndarray, " b"],
-        Int32[np.ndarray, "b 4"],
-        Bool[np.ndarray, " b"],
-    ]:
-        """Token ids and hashes of one caption per example, its crop box, whether to mirror it."""
-        uniforms: Float[np.ndarray, "b draws"] = order.position_uniforms(
-            positions, _DRAWS, self._seed
-        )
+        row_splits: Int64[np.ndarray, " n+1"] | Int32[np.ndarray, " n+1"],
+        heights: Int64[np.ndarray, " n"],
+        widths: Int64[np.ndarray, " n"],
+    ) -> Varied:
+        """Token ids and hashes of one caption per example, its crop box, whether to mirror it.
+
+        `captions` are those of all examples, in UTF-8, `row_splits` where each example's begin.
+        """
+        uniforms = self._uniforms(positions)
         rows = [
             [caption.decode() for caption in captions[first:last]]
             for first, last in itertools.pairwise(row_splits)
         ]
         chosen = [
-            row[int(uniform * len(row))] for row, uniform in zip(rows, uniforms[:, 0], strict=True)
+            row[int(uniform * len(row))] if row else ""
+            for row, uniform in zip(rows, uniforms[:, 0], strict=True)
         ]
-        mirror = np.zeros(len(rows), bool)
+        text = self._tokenizer.encode(chosen, self._data.text_tokens)
+        boxes, mirror = self.frame(positions, heights, widths)
+        boxes[[not row for row in rows]] = images.OUTSIDE
         if self._data.flip:
             sided = [any(_NAMES_A_SIDE.search(caption) for caption in row) for row in rows]
-            mirror = (uniforms[:, 1] < 0.5) & ~np.array(sided)
+            mirror &= ~np.array(sided, bool)
+        return Varied(text, caption_hash(chosen), boxes, mirror)
+
+    def frame(
+        self,
+        positions: Int64[np.ndarray, " n"],
+        heights: Int64[np.ndarray, " n"],
+        widths: Int64[np.ndarray, " n"],
+    ) -> tuple[Int32[np.ndarray, "n 4"], Bool[np.ndarray, " n"]]:
+        """Crop boxes of pictures of these sizes, and whether to mirror each."""
+        uniforms = self._uniforms(positions)
         boxes = images.random_crop_boxes(
             heights, widths, uniforms[:, 2:], self._data.crop_min_fraction
         )
-        text = self._tokenizer.encode(chosen, self._data.text_tokens)
-        return text, caption_hash(chosen), boxes, mirror
+        return boxes, (uniforms[:, 1] < 0.5) & self._data.flip
+
+    def _uniforms(self, positions: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n draws"]:
+        return order.position_uniforms(positions, _DRAWS, self._seed, self.mixture.lane)

@@ -137,6 +137,25 @@ def wait_for_all(name: str) -> None:
         client.wait_at_barrier(f"oner_jax/{name}", _PATIENCE_MILLISECONDS)
 
 
+def gathered(name: str, value: Any) -> list[Any]:
+    """What each process that has something true gives (of JSON), in their order, on all of them.
+
+    Waits for all. `name` is used once in a run.
+    """
+    client = _client()
+    if client is None:
+        return [value] if value else []
+    folder = f"oner_jax/gathered/{name}"
+    if value:
+        client.key_value_set(f"{folder}/{jax.process_index():06d}", json.dumps(value))
+    client.wait_at_barrier(f"{folder}/all", _PATIENCE_MILLISECONDS)
+    texts = [text for _, text in sorted(client.key_value_dir_get(folder))]
+    client.wait_at_barrier(f"{folder}/read", _PATIENCE_MILLISECONDS)
+    if is_main():
+        client.key_value_delete(folder)
+    return [json.loads(text) for text in texts]
+
+
 def check_equal(values: Mapping[str, Any]) -> None:
     """Raise InputError where this process's values (of JSON) differ from those of process 0.
 

@@ -10,6 +10,7 @@ from oner_jax.objectives.batch import Batch
 from oner_jax.parallel.chips import Peak
 from oner_jax.parallel.distributed import StopRequest
 from oner_jax.training.checkpoints import Checkpoints
+from oner_jax.training.damage_log import DamageLog
 from oner_jax.training.metrics import MetricsLog, Throughput
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import Metrics, TrainState
@@ -52,6 +53,7 @@ class Loop:
         data: Mapping[str, Any],
         checkpoints: Checkpoints,
         log: MetricsLog,
+        damage: DamageLog,
         stop: StopRequest,
         evaluates: Evaluates | None = None,
     ):
@@ -62,6 +64,7 @@ class Loop:
         self._checkpoints, self._log, self._stop = checkpoints, log, stop
         self._evaluates = evaluates
         self._evaluated: tuple[int, Mapping[str, float]] = (0, {})
+        self._damage = damage
         config = recipe.config
         self._total_steps = config.total_steps
         self._log_interval_steps = config.log_interval_steps
@@ -70,24 +73,33 @@ class Loop:
             config.batch_size, recipe.flops.total, Peak.of(recipe.mesh.devices.flatten().tolist())
         )
         self._compiled = False
-        self._unwritten: tuple[int, Metrics] | None = None
+        self._unwritten: tuple[int, Metrics, dict[str, float]] | None = None
 
     def run(self) -> TrainState:
         """Step to the end.
 
-        Raises Preempted when asked to stop, with a checkpoint of the step at which it did.
+        Raises Preempted when asked to stop, and InputError when too many records are damaged, with
+        a checkpoint of the step at which it did.
         """
+        self._damage.require_few(self._step)
         while self._step < self._total_steps:
             metrics = self._take_step()
             last = self._step == self._total_steps
-            self._note(metrics, wanted=last or self._step % self._log_interval_steps == 0)
+            logged = last or self._step % self._log_interval_steps == 0
+            stopping = self._stop.at(self._step) and not last
+            saved = last or stopping or self._checkpoints.due(self._step)
+            if logged or saved:
+                self._damage.agree(self._step)
+            self._note(metrics, wanted=logged)
             if self._evaluates is not None and self._evaluates.due(self._step):
                 self._evaluate(self._evaluates)
-            stopping = self._stop.at(self._step) and not last
             self._checkpoints.check()
-            if last or stopping or self._checkpoints.due(self._step):
+            if saved or self._damage.too_many:
                 self._save(metrics)
             self._log.advance()
+            if self._damage.too_many:
+                self._write()
+                self._damage.require_few(self._step)
             if stopping:
                 self._write()
                 raise Preempted(
@@ -114,18 +126,18 @@ class Loop:
             self._throughput.start(self._step)
             self._compiled = True
         if wanted:
-            self._unwritten = (self._step, metrics)
+            self._unwritten = (self._step, metrics, self._damage.metrics())
 
     def _write(self) -> None:
         if self._unwritten is None:
             return
-        step, metrics = self._unwritten
+        step, metrics, damage = self._unwritten
         self._unwritten = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         examples = step * self._batch_size
         measured = self._throughput.measure(step)
         measured["checkpoint/blocked_seconds"] = self._checkpoints.take_blocked_seconds()
-        self._log.write(step, {"examples_seen": examples, **values, **measured})
+        self._log.write(step, {"examples_seen": examples, **values, **measured, **damage})
 
     @property
     def _best_is_evaluated(self) -> bool:
@@ -148,6 +160,7 @@ class Loop:
             "step": self._step,
             "examples_seen": self._step * self._batch_size,
             "data": self._data,
+            "damaged": dict(self._damage.counts),
         }
         with self._throughput.paused():
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}

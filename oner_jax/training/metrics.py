@@ -26,7 +26,7 @@ class MetricsLog:
     def __init__(self, workdir: epath.Path | None, *, first_step: int, total_steps: int):
         self._file = self._tensorboard = None
         if workdir is not None:
-            self._file = Lines(workdir / FILE, _lines_up_to(workdir / FILE, first_step))
+            self._file = Lines(workdir / FILE, lines_up_to(workdir / FILE, first_step))
             self._tensorboard = _tensorboard_writer(workdir)
         self._total_steps = total_steps
         self._bar = (
@@ -129,7 +129,8 @@ def _speed(metrics: Mapping[str, float]) -> str:
     return f"{metrics['pairs_per_sec']:.0f} pairs/s{mfu}"
 
 
-def _lines_up_to(path: epath.Path, step: int) -> list[str]:
+def lines_up_to(path: epath.Path, step: int) -> list[str]:
+    """Of a JSONL file, should it exist, those of steps up to `step`."""
     if not path.exists():
         return []
     return [line for line in path.read_text().splitlines() if _step_of(line) <= step]

@@ -4,6 +4,7 @@ config.json     the resolved config
 manifest.json   revision, package versions, mesh, devices, parameters, data
 lock.json       which process is at work in it
 metrics.jsonl   one object a log step, beside TensorBoard event files
+damaged.jsonl   one object for every damaged record that was replaced, if there were any
 checkpoints/    Orbax
 eval/, report/  written by `oner_jax.evaluate`
 """
@@ -39,6 +40,7 @@ FREE_KEYS = (
     "checkpoint.",
     "compilation_cache",
     "data.evaluation",
+    "data.maximum_damaged_fraction",
     "data.threads",
     "evaluation.",
     "log_interval_steps",
@@ -132,11 +134,31 @@ def describe(
             f"parameters  {total:,}: inputs {inputs:,}, tower {tower:,}, projector {projector:,}, "
             f"heads for training only {heads:,}",
             f"devices     {mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {kinds}",
-            f"data        {data['train']}: {data['records']:,} pairs",
+            *_data_lines(config, data),
             f"run         {config.total_steps:,} steps of {config.batch_size:,} pairs = "
             f"{examples / data['records']:.1f} epochs{begun}",
         ]
     )
+
+
+def _data_lines(config: ConfigDict, data: Mapping[str, Any]) -> Iterator[str]:
+    """Each split that is trained on, how much of it, and how often the run shows that."""
+    title = "data"
+    for key, size in (
+        ("train", config.batch_size),
+        ("image_only", config.data.image_only_batch_size),
+        ("text_only", config.data.text_only_batch_size),
+    ):
+        splits = data.get(key, {})
+        records = sum(split["records"] for split in splits.values())
+        weights = sum(split.get("weight", split["records"]) for split in splits.values())
+        for name, split in splits.items():
+            share = split.get("weight", split["records"]) / weights
+            epochs = share * config.total_steps * size / split["records"]
+            kind = "pairs" if key == "train" else key.replace("_", " ")
+            part = f", {share:.1%} of {records:,}" if len(splits) > 1 else ""
+            yield f"{title:<12}{name}: {split['records']:,} {kind}{part}, {epochs:.1f} epochs"
+            title = ""
 
 
 def _check_same_run(workdir: epath.Path, config: ConfigDict) -> None:

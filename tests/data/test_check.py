@@ -201,9 +201,9 @@ def test_what_is_timed_is_a_hosts_share(monkeypatch):
     config = resolve_without_data(get_config("b16"))
     assert delivery_rate.delivered(config, hosts=64, seconds=0.01) > 0
     assert asked["global_batch_size"] == 4096
-    assert np.array_equal(asked["rows"], np.arange(64))
+    assert np.array_equal(asked["rows"]["train"], np.arange(64))
     delivery_rate.delivered(config, hosts=1, seconds=0.01)
-    assert len(asked["rows"]) == 256
+    assert len(asked["rows"]["train"]) == 256
 
 
 @pytest.mark.parametrize(

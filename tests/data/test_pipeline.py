@@ -2,7 +2,7 @@ import collections
 import dataclasses
 import io
 import itertools
-from typing import Any
+import re
 
 import numpy as np
 import pytest
@@ -13,9 +13,10 @@ from oner_jax.data import order, records
 from oner_jax.data.evaluation import evaluation_set
 from oner_jax.data.options import DataOptions
 from oner_jax.data.pipeline import training_batches
+from oner_jax.data.records import Record
 from oner_jax.data.text import Tokenizer, caption_hash
 from oner_jax.errors import InputError
-from tests.data.samples import encoded, on_white, picture, record, write_split
+from tests.data.samples import encoded, on_white, record, write_split
 
 NUMBER = 23
 BATCH = 8
@@ -82,7 +83,7 @@ def test_starting_at_a_step_is_never_having_stopped(options, first_step):
 def test_hosts_read_the_same_global_batches(options, hosts):
     whole = batches(options, 3)
     shares = [np.arange(BATCH)[host::hosts] for host in range(hosts)]
-    parts = [batches(options, 3, rows=rows) for rows in shares]
+    parts = [batches(options, 3, rows={"train": rows}) for rows in shares]
     for step, batch in enumerate(whole):
         for rows, part in zip(shares, parts, strict=True):
             assert same({key: value[rows] for key, value in batch.items()}, part[step])
@@ -137,26 +138,6 @@ def test_shuffled_captions_are_a_fixed_derangement(options):
             assert given.setdefault(int(index), owner[int(hashed)]) == owner[int(hashed)]
     assert sorted(given) == sorted(given.values()) == list(range(NUMBER))
     assert all(index != other for index, other in given.items())
-
-
-BROKEN: dict[str, dict[str, Any]] = {
-    "no image": {"image": b"<html>"},
-    "half an image": {"image": record(9).image[:60]},
-    "one bit": {"image": encoded(Image.fromarray(picture(9)).convert("1"), "PNG")},
-    "wrong size": {"height": 4000},
-}
-
-
-@pytest.mark.parametrize("damage", BROKEN)
-def test_a_broken_record_is_named(options, tmp_path, damage):
-    records = [record(n) for n in range(9)] + [record(9, **BROKEN[damage])]
-    name = write_split(tmp_path / "broken", records)
-    with pytest.raises(InputError, match=r"broken: record example-9 cannot be decoded"):
-        batches(dataclasses.replace(options, train=name), 3)
-    stream = evaluation_set(name, image_size=16).image_batches(4)
-    assert [len(next(stream)), len(next(stream))] == [4, 4]
-    with pytest.raises(InputError, match=r"broken: record example-9 cannot be decoded"):
-        next(stream)
 
 
 def test_what_cannot_work_is_refused_at_once(options, tmp_path):
@@ -216,7 +197,7 @@ def test_options_of_a_config():
     )
 
 
-def test_captions_without_pictures_come_from_examples_that_are_never_pairs():
+def test_the_rest_of_the_pairs_gives_captions_and_pictures_alone():
     options = DataOptions(
         train="embedded:val",
         tokenizer="embedded",
@@ -224,13 +205,15 @@ def test_captions_without_pictures_come_from_examples_that_are_never_pairs():
         text_tokens=8,
         paired_fraction=0.25,
         text_only_batch_size=64,
+        image_only_batch_size=16,
+        crop_min_fraction=1.0,
     )
     split = records.open_split("embedded:val")
     tokenizer = Tokenizer.load("embedded")
     batches = training_batches(options, global_batch_size=32, seed=3, first_step=0)
     seen = [next(batches) for _ in range(20)]
     paired = set(np.concatenate([batch["index"] for batch in seen]).tolist())
-    assert len(paired) == options.number_of_pairs(len(split)) == round(0.25 * len(split))
+    assert len(paired) == round(0.25 * len(split))
     unpaired = [r for i, r in enumerate(split.records()) if i not in paired]
     possible = {
         row.tobytes()
@@ -240,5 +223,57 @@ def test_captions_without_pictures_come_from_examples_that_are_never_pairs():
     texts = np.concatenate([batch["text_only"] for batch in seen])
     assert texts.shape == (20 * 64, 8)
     assert {row.tobytes() for row in texts} <= possible
-    again = training_batches(options, global_batch_size=32, seed=3, first_step=7)
-    np.testing.assert_array_equal(next(again)["text_only"], seen[7]["text_only"])
+    pictures = np.concatenate([batch["image_only"] for batch in seen])
+    assert pictures.shape == (20 * 16, 16, 16, 3)
+    # No two are the same one, as 320 of 667 were shown.
+    assert len({picture.tobytes() for picture in pictures}) > 300
+    again = next(training_batches(options, global_batch_size=32, seed=3, first_step=7))
+    assert same(again, seen[7])
+
+
+def test_pictures_and_captions_alone_are_of_the_data_that_are_named(tmp_path):
+    pictures = [record(number) for number in range(40, 50)]
+    pictures = [dataclasses.replace(item, captions=()) for item in pictures]
+    texts = [Record(f"text-{number}", b"", 0, 0, (f"only text {number}",)) for number in range(7)]
+    options = DataOptions(
+        train=write_split(tmp_path / "pairs", [record(number) for number in range(5)]),
+        image_only=write_split(tmp_path / "pictures", pictures),
+        text_only=write_split(tmp_path / "texts", texts),
+        tokenizer="embedded",
+        image_size=8,
+        text_tokens=8,
+        image_only_batch_size=5,
+        text_only_batch_size=7,
+        crop_min_fraction=1.0,
+    )
+    batches = training_batches(options, global_batch_size=4, seed=0, first_step=0)
+    both = [next(batches) for _ in range(2)]
+    expected = Tokenizer.load("embedded").encode([text.captions[0] for text in texts], 8)
+    for batch in both:
+        # An epoch of the captions a step.
+        assert sorted(map(bytes, batch["text_only"])) == sorted(map(bytes, expected))
+    shown = set()
+    for image in np.concatenate([batch["image_only"] for batch in both]).astype(float):
+        errors = []
+        for item in pictures:
+            source = Image.fromarray(on_white(item.image))
+            plain = np.asarray(source.resize((8, 8), Image.Resampling.BOX), float)
+            errors.append(np.abs(image - plain).mean())
+        assert min(errors) < 20
+        shown.add(int(np.argmin(errors)))
+    assert shown == set(range(10)), "an epoch of the pictures"
+    assert not batches.take_losses()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"text_only_batch_size": 4}, "data.text_only_batch_size=4: name its data"),
+        ({"image_only": "embedded:val"}, "data.image_only=embedded:val is never read"),
+        ({"paired_fraction": 1.5}, "data.paired_fraction=1.5"),
+        ({"image_only_batch_size": -1}, "data.image_only_batch_size=-1"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, changes, named):
+    with pytest.raises(InputError, match=re.escape(named)):
+        dataclasses.replace(options, **changes)

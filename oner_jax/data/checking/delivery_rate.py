@@ -43,14 +43,17 @@ def delivered(config: ConfigDict, hosts: int, seconds: float) -> float:
     """
     options = DataOptions.from_config(config)
     rows = max(1, min(config.batch_size // hosts, _MAXIMUM_ROWS))
-    text_only = -(-options.text_only_batch_size * rows // config.batch_size)
+    sizes = {
+        "image_only": options.image_only_batch_size,
+        "text_only": options.text_only_batch_size,
+    }
+    others = {key: -(-size * rows // config.batch_size) for key, size in sizes.items()}
     batches = pipeline.training_batches(
         options,
         global_batch_size=config.batch_size,
         seed=config.seed,
         first_step=0,
-        rows=np.arange(rows),
-        text_only_rows=np.arange(text_only),
+        rows={key: np.arange(number) for key, number in {"train": rows, **others}.items()},
     )
     return 1 / Delivery(batches, rows).take_for(seconds).seconds
 

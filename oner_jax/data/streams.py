@@ -1,0 +1,197 @@
+"""What a step takes from one kind of data: pairs, pictures alone, or captions alone.
+
+    positions -> examples -> records (whole batches by index) -> captions to ids, crop boxes (NumPy)
+              -> images decoded in parallel -> rows of the batch, prefetched
+
+Within tf.data, rows that fail are left out. What is missing from a step is made here, one by one:
+read again, and replaced where the record is indeed damaged. So undamaged data pay nothing for it.
+To tell which rows are missing, each carries its position, and the rows of a step end with a marker.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from jaxtyping import Int64
+
+from oner_jax.data.damage import Loss
+from oner_jax.data.decoding import FEATURES, as_strings, decoded, no_autograph
+from oner_jax.data.host_tensorflow import tf
+from oner_jax.data.kinds import Kind
+from oner_jax.data.mending import Mender
+from oner_jax.data.options import DataOptions
+from oner_jax.data.reading import Reader, Serialised
+from oner_jax.data.records import Record
+
+Arrays = dict[str, np.ndarray]
+
+
+class Stream(Iterator[Arrays]):
+    """This host's rows of the batches of steps `first_step`, ... for ever.
+
+    `losses` are the examples that were replaced so far. Raises InputError where a replacement is
+    looked for in vain.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        reader: Reader,
+        data: DataOptions,
+        *,
+        batch_size: int,
+        rows: Int64[np.ndarray, " b"],
+        first_step: int,
+    ):
+        self._kind = kind
+        self._batch_size, self._rows, self._step = batch_size, rows, first_step
+        self.losses: list[Loss] = []
+        dataset = _dataset(kind, reader, data, self._positions, len(rows), first_step)
+        self._chunks = dataset.as_numpy_iterator()
+        self._rest: Arrays | None = None
+        self._mender = Mender(kind, reader, data.image_size)
+        self._pool = ThreadPoolExecutor(data.threads or None)
+
+    def _positions(self, step: int) -> Int64[np.ndarray, " b"]:
+        """Where in all of training the rows of a step stand."""
+        return step * self._batch_size + self._rows
+
+    def __next__(self) -> Arrays:
+        positions = self._positions(self._step)
+        found = self._rows_before_marker(_marker(self._step))
+        if len(found["position"]) < len(positions):
+            found = self._completed(found, positions)
+        self._step += 1
+        return {name: found[field] for field, name in self._kind.fields.items()}
+
+    def _rows_before_marker(self, marker: int) -> Arrays:
+        """Of the chunks that tf.data gives; the rows behind the marker are the next step's."""
+        parts = []
+        while True:
+            chunk = next(self._chunks) if self._rest is None else self._rest
+            (ends,) = np.nonzero(chunk["position"] == marker)
+            if len(ends):
+                end = int(ends[0])
+                behind = len(chunk["position"]) - end - 1
+                self._rest = {name: x[end + 1 :] for name, x in chunk.items()} if behind else None
+                chunk = {name: x[:end] for name, x in chunk.items()}
+            parts.append(chunk)
+            if len(ends):
+                break
+            self._rest = None
+        if len(parts) == 1:
+            return parts[0]  # no copy, the rule
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _completed(self, found: Arrays, positions: Int64[np.ndarray, " b"]) -> Arrays:
+        """With the rows that are missing, in the order of positions."""
+        is_there = np.isin(positions, found["position"])
+        missing = np.flatnonzero(~is_there)
+        made = list(self._pool.map(self._mender.make, positions[missing].tolist()))
+        full = {}
+        for name, values in found.items():
+            full[name] = np.empty((len(positions), *values.shape[1:]), values.dtype)
+            full[name][is_there] = values
+            for row, mended in zip(missing, made, strict=True):
+                full[name][row] = mended.arrays[name][0]
+        self.losses += [
+            Loss.of(error, self._step + 1, self._kind.key, int(self._rows[row]), attempt)
+            for row, mended in zip(missing, made, strict=True)
+            for attempt, error in enumerate(mended.damaged)
+        ]
+        return full
+
+
+def _marker(step: int) -> int:
+    """What stands for the position in the marker of a step."""
+    return -1 - step
+
+
+@functools.cache
+def _marker_record() -> bytes:
+    """A record that never fails."""
+    image = tf.io.encode_png(tf.zeros([1, 1, 3], tf.uint8)).numpy()
+    return Record("marker", image, 1, 1, ("",)).serialise()
+
+
+def _dataset(
+    kind: Kind,
+    reader: Reader,
+    data: DataOptions,
+    positions_of: Callable[[int], Int64[np.ndarray, " b"]],
+    rows: int,
+    first_step: int,
+) -> tf.data.Dataset:
+    """Arrays of rows, each with its `position`: of every step those that could be made, its
+    marker, then the next step's. Where none is missing, an array holds a step and its marker."""
+
+    def marked(step: int, read: Serialised) -> tuple[np.ndarray, ...]:
+        marker = [_marker_record()]
+        return (
+            np.append(read.positions, _marker(step)),
+            np.append(read.examples, 0),
+            as_strings([*read.pictures, *marker]),
+            as_strings([*read.captions, *marker]),
+        )
+
+    def read(step: np.int64) -> tuple[np.ndarray, ...]:
+        return marked(int(step), reader.read(positions_of(int(step))))
+
+    def read_nothing(step: np.int64) -> tuple[np.ndarray, ...]:
+        none = np.empty(0, np.int64)
+        return marked(int(step), Serialised(none, none, as_strings([]), as_strings([])))
+
+    prepared = functools.partial(_prepared, kind, reader, data)
+
+    @no_autograph
+    def load(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        """All rows; where any of the records is malformed none, as parsing is of all at once."""
+        attempts = [
+            tf.data.Dataset.from_tensors(step).map(functools.partial(prepared, how))
+            for how in (read, read_nothing)
+        ]
+        return attempts[0].ignore_errors().concatenate(attempts[1]).take(1).get_single_element()
+
+    dataset = tf.data.Dataset.counter(first_step).map(load, num_parallel_calls=2)
+    if not kind.pictures:
+        return dataset.prefetch(1)
+    return decoded(dataset, data.image_size, rows + 1, data.threads, leave_out_failures=True)
+
+
+@no_autograph
+def _prepared(
+    kind: Kind,
+    reader: Reader,
+    data: DataOptions,
+    read: Callable[[np.int64], tuple[np.ndarray, ...]],
+    step: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    """The records of a step parsed, with what is drawn for each."""
+    position, index, picture, caption_source = tf.numpy_function(
+        read, [step], [tf.int64, tf.int64, tf.string, tf.string]
+    )
+    for tensor in (position, index, picture, caption_source):
+        tensor.set_shape([None])
+    rows = {"position": position, "index": index}
+    sizes = tf.io.parse_example(picture, FEATURES)
+    if not kind.captions:
+        box, mirror = tf.numpy_function(
+            reader.frame, [position, sizes["height"], sizes["width"]], [tf.int32, tf.bool]
+        )
+    else:
+        captions = tf.io.parse_example(caption_source, FEATURES)["captions"]
+        text, hashes, box, mirror = tf.numpy_function(
+            reader.vary,
+            [position, captions.values, captions.row_splits, sizes["height"], sizes["width"]],
+            [tf.int32, tf.uint32, tf.int32, tf.bool],
+        )
+        text.set_shape([None, data.text_tokens])
+        hashes.set_shape([None])
+        rows |= {"text": text, "caption_hash": hashes}
+    if not kind.pictures:
+        has_text = captions.row_lengths() > 0
+        return {name: tf.boolean_mask(tensor, has_text) for name, tensor in rows.items()}
+    box.set_shape([None, 4])
+    mirror.set_shape([None])
+    return {"image": sizes["image"], "box": box, "mirror": mirror, **rows}
