@@ -69,5 +69,5 @@ class Loss:
 
 def first_line(error: object) -> str:
     """Of what an exception says; libraries add their insides."""
-    text = str(error).strip()
+    text = str(getattr(error, "message", error)).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__

@@ -21,6 +21,9 @@ from oner_jax.errors import InputError
 # With half of all records damaged, one in 10^30 examples would not be replaced.
 _MAXIMUM_ATTEMPTS = 100
 
+# TensorFlow quotes what it cannot parse, and then fails to make a message of it.
+_FAILURES = (tf.errors.OpError, UnicodeDecodeError)
+
 
 @dataclasses.dataclass(frozen=True)
 class Mended:
@@ -73,8 +76,8 @@ class Mender:
                 raise self._damaged(picture, damage.NO_PICTURE, "it has no picture")
             try:
                 pixels = self._decode(picture.image, boxes[0], mirror[0])
-            except tf.errors.OpError as error:
-                raise self._damaged(picture, damage.UNDECODABLE, error.message) from error
+            except _FAILURES as error:
+                raise self._damaged(picture, damage.UNDECODABLE, error) from error
             arrays["image"] = pixels.numpy()[np.newaxis]
         return arrays
 
@@ -96,9 +99,9 @@ class Mender:
         serialised = self._reader.read_one(example)
         try:
             parsed = tf.io.parse_single_example(serialised, FEATURES)
-        except tf.errors.OpError as error:
+        except _FAILURES as error:
             raise self._reader.damaged(
-                example, _id_of(serialised), damage.UNPARSABLE, error.message
+                example, _id_of(serialised), damage.UNPARSABLE, error
             ) from error
         return _Parsed(
             example=example,

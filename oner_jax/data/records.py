@@ -12,7 +12,9 @@ A split is named by its directory, local or gs://, or as "embedded:NAME" for tho
 import dataclasses
 import hashlib
 import json
+import resource
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -33,6 +35,10 @@ FORMAT_VERSION = 1
 _NO_SINGLE_TEXT = ("image", "height", "width", "captions")
 RECORD_FEATURES = ("id", "label", *_NO_SINGLE_TEXT)
 _READ_BATCH = 256
+
+# Of object storage, each answer takes tens of milliseconds, however many are asked for at a time.
+_STORAGE_THREADS = 64
+_OTHER_OPEN_FILES = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,12 +175,41 @@ def open_split(name: str) -> Split:
         )
     if examples < 1:
         raise InputError(f"dataset {name}: holds no examples; ingest some")
-    for path, size in shards:
-        found = path.stat().length if path.exists() else None
-        if found != size:
-            state = "is missing" if found is None else f"has {found} bytes instead of {size}"
-            raise InputError(f"dataset {name}: {path} {state}; copy or ingest the data again")
+    with ThreadPoolExecutor(_STORAGE_THREADS) as pool:
+        sizes = pool.map(_size_of, (path for path, _ in shards))
+        for (path, size), found in zip(shards, sizes, strict=True):
+            if found != size:
+                state = "is missing" if found is None else f"has {found} bytes instead of {size}"
+                pool.shutdown(cancel_futures=True)
+                raise InputError(f"dataset {name}: {path} {state}; copy or ingest the data again")
+    _allow_open_files(name, len(shards))
     return Split(name, directory, manifest)
+
+
+def _size_of(path: epath.Path) -> int | None:
+    """Bytes of a file, None where there is none."""
+    try:
+        return path.stat().length
+    except FileNotFoundError:
+        return None
+
+
+def _allow_open_files(name: str, shards: int) -> None:
+    """Raise this process's limit of open files where it has to be: a shard stays open once read.
+
+    Raises InputError where the system does not let it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = shards + _OTHER_OPEN_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise InputError(
+            f"dataset {name}: has {shards:,} shards, but a process may open {hard:,} files only: "
+            "raise that limit (ulimit -Hn), or ingest the data with a larger --shard_megabytes"
+        )
+    # Once it is raised, then as far as may be: there may be other splits.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def training_split_beside(name: str) -> str | None:

@@ -31,7 +31,9 @@ class DamageLog:
     those of all kinds of data.
     """
 
-    def __init__(self, folder: epath.Path | None, *, maximum_fraction: float, examples_per_step: int):
+    def __init__(
+        self, folder: epath.Path | None, *, maximum_fraction: float, examples_per_step: int
+    ):
         self._path = None if folder is None else folder / FILE
         self._file: Lines | None = None
         self._maximum_fraction = maximum_fraction

@@ -1,8 +1,16 @@
 import json
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -130,6 +138,51 @@ def test_damaged_splits_are_refused(tmp_path):
         manifest = json.loads((directory / "manifest.json").read_text())
         (directory / "manifest.json").write_text(json.dumps(manifest | {key: value}))
         refused(directory, reason)
+
+
+def test_shards_on_object_storage_are_looked_at_many_at_a_time(tmp_path, monkeypatch):
+    """Each answer of a bucket takes as long as many: here none comes before eight are asked for."""
+    local = Path(write_split(tmp_path / "train", RECORDS, shard_bytes=2000))
+    together = threading.Barrier(8, timeout=60)
+
+    def here(path: epath.PathLike) -> str:
+        return str(path).replace("gs://bucket", str(tmp_path))
+
+    def stat(original: Callable[[str], Any], path: epath.PathLike) -> Any:
+        together.wait()
+        return original(here(path))
+
+    opened = []
+    monkeypatch.setattr(records, "ArrayRecordDataSource", lambda paths: opened.append(paths))
+    shards = json.loads((local / records.MANIFEST).read_text())["shards"]
+    assert len(shards) % 8 == 0, "the barrier needs whole rounds"
+    with epath.testing.mock_epath(
+        exists=lambda original, path: original(here(path)),
+        open=lambda original, path, mode: original(here(path), mode),
+        stat=stat,
+    ):
+        records.open_split("gs://bucket/train")
+    assert opened == [
+        [f"gs://bucket/train/{shard['file']}[0:{shard['examples']}]" for shard in shards]
+    ]
+
+
+def test_as_many_shards_as_there_are_may_be_open(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    name = write_split(tmp_path / "train", RECORDS)
+    code = (
+        "import resource\n"
+        "from oner_jax.data import records\n"
+        "records._OTHER_OPEN_FILES = 200\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))\n"
+        f"records.open_split({name!r})\n"
+        "assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, 300)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 201))\n"
+        f"records.open_split({name!r})\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "shards, but a process may open 201 files only: raise that limit" in result.stderr
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
 
 
 @given(counts=st.lists(st.integers(1, 6), min_size=1, max_size=12), maximum=st.integers(1, 80))
