@@ -128,7 +128,7 @@ def _first_state(
             f"the training data changed since step {step} ({'; '.join(changes)}): bring the old "
             "data back, or start in another --workdir"
         )
-    damage.go_back_to(step, position["damaged"])
+    damage.go_back_to(step, position.get("damaged", {}))
     return state, step
 
 

@@ -25,6 +25,8 @@ from oner_jax.data.checking import delivery_rate, drawings
 from oner_jax.data.checking.delivery_rate import Need
 from oner_jax.data.checking.inventory import Inventory
 from oner_jax.data.checking.sample import Sample, length_line
+from oner_jax.data.options import DataOptions
+from oner_jax.data.pipeline import TrainingData
 from oner_jax.errors import InputError, run_program
 from oner_jax.parallel.topology import Topology
 
@@ -96,7 +98,7 @@ def main(_: Sequence[str]) -> None:
     tokenizer = inventory.require_all()
     config = configuration.resolve(
         values.config,
-        training_records=len(inventory.splits["data.train"]),
+        training_records=TrainingData.open(DataOptions.from_config(values.config)).pairs,
         vocabulary_size=tokenizer.vocabulary_size,
     )
     need, text_tokens = needed(config), config.model.text_tokens

@@ -41,6 +41,7 @@ class DamageLog:
         self._untold: list[Loss] = []
         self._first: list[Loss] = []
         self._examples_seen = 0
+        self._talks = 0
         self.counts: collections.Counter[str] = collections.Counter()
 
     def __enter__(self) -> "DamageLog":
@@ -68,10 +69,11 @@ class DamageLog:
         self._untold += losses
 
     def agree(self, step: int) -> None:
-        """Bring all processes to what was replaced up to `step`. Call on all, once for a step."""
+        """Bring all processes to what was replaced up to `step`. Call on all."""
         own = [loss.to_json() for loss in self._untold if loss.step <= step]
         self._untold = [loss for loss in self._untold if loss.step > step]
-        told = itertools.chain.from_iterable(distributed.gathered(f"damage/{step}", own))
+        self._talks += 1
+        told = itertools.chain.from_iterable(distributed.gathered(f"damage/{self._talks}", own))
         # Processes that hold the same rows have replaced the same examples.
         by_place = {loss.place: loss for loss in (Loss(**line) for line in told)}
         losses = [by_place[place] for place in sorted(by_place)]

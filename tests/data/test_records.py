@@ -140,10 +140,11 @@ def test_damaged_splits_are_refused(tmp_path):
         refused(directory, reason)
 
 
-def test_shards_on_object_storage_are_looked_at_many_at_a_time(tmp_path, monkeypatch):
-    """Each answer of a bucket takes as long as many: here none comes before eight are asked for."""
+def test_shards_on_object_storage_are_looked_at_together(tmp_path, monkeypatch):
+    """Each answer of a bucket takes as long as many: here none comes before all are asked for."""
     local = Path(write_split(tmp_path / "train", RECORDS, shard_bytes=2000))
-    together = threading.Barrier(8, timeout=60)
+    shards = json.loads((local / records.MANIFEST).read_text())["shards"]
+    together = threading.Barrier(len(shards), timeout=60)
 
     def here(path: epath.PathLike) -> str:
         return str(path).replace("gs://bucket", str(tmp_path))
@@ -154,8 +155,7 @@ def test_shards_on_object_storage_are_looked_at_many_at_a_time(tmp_path, monkeyp
 
     opened = []
     monkeypatch.setattr(records, "ArrayRecordDataSource", lambda paths: opened.append(paths))
-    shards = json.loads((local / records.MANIFEST).read_text())["shards"]
-    assert len(shards) % 8 == 0, "the barrier needs whole rounds"
+    assert 8 <= len(shards) <= 64
     with epath.testing.mock_epath(
         exists=lambda original, path: original(here(path)),
         open=lambda original, path, mode: original(here(path), mode),

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from oner_jax.data.kinds import KINDS
+from oner_jax.data.mixture import parse
 from oner_jax.data.records import Split, open_split
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
@@ -66,8 +68,17 @@ class Inventory:
 
 
 def datasets(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    """Keys of the config that name splits, each with a split that it names."""
-    yield "data.train", config.data.train
+    """Keys of the config that name splits, each with a split; those of a mixture are numbered.
+
+    Raises InputError for what is no mixture.
+    """
+    for kind in KINDS:
+        key = f"data.{kind.key}"
+        if not config.data[kind.key]:
+            continue
+        names, _ = parse(key, config.data[kind.key])
+        for number, name in enumerate(names, start=1):
+            yield (f"{key}_{number}" if len(names) > 1 else key), name
     for key, name in config.data.evaluation.items():
         yield f"data.evaluation.{key}", name
 
