@@ -40,6 +40,9 @@ def main(_):
         elif ROLE.value != "well":
             time.sleep(60)  # in the place of a collective operation that never ends
         distributed.wait_for_all("middle")
+        for place in range(2):
+            mine = [jax.process_index(), place] if place or last else []
+            print(f"gathered {distributed.gathered(f'places/{place}', mine)}")
         print(f"{jax.process_index()} of {jax.process_count()}, {jax.device_count()} devices")
 
 

@@ -46,6 +46,9 @@ def test_processes_see_the_devices_of_all():
     assert result.returncode == 0, result.stderr
     assert "[0] 0 of 2, 6 devices" in result.stdout
     assert "[1] 1 of 2, 6 devices" in result.stdout
+    for process in (0, 1):
+        assert f"[{process}] gathered [[1, 0]]" in result.stdout
+        assert f"[{process}] gathered [[0, 1], [1, 1]]" in result.stdout
     host = socket.gethostname()
     assert f"[0] processes   0 on {host}, 1 on {host}" in result.stderr
 
