@@ -228,3 +228,29 @@ def test_a_run_of_two_processes_goes_on_as_one(one, two, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "continuing at step 2" in result.stdout
     assert_same_run(one, workdir)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    """Six steps by one process of eight devices."""
+    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    result = run([*TRAIN, "--config.total_steps=6", f"--workdir={workdir}"], devices=8)
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "places", [[(1, 1), (1, 4)], [(2, 4), (4, 2)]], ids=["8, 1, 4 devices", "1, 2, 4 processes"]
+)
+def test_a_run_moves_between_devices_and_hosts(uninterrupted, tmp_path, places):
+    """Each place continues from the checkpoint that the one before has made."""
+    workdir = shutil.copytree(uninterrupted, tmp_path / "moving")
+    command = [*TRAIN, "--config.total_steps=6", f"--workdir={workdir}"]
+    for step, (processes, devices) in zip((2, 4), places, strict=True):
+        for later in [number for number in available_steps(workdir) if number > step]:
+            shutil.rmtree(workdir / "checkpoints" / str(later))
+        result = run(command, processes=processes, devices=devices)
+        assert result.returncode == 0, result.stderr
+        assert f"continuing at step {step}" in result.stdout
+    assert_same_run(uninterrupted, workdir)
