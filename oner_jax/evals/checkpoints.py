@@ -123,11 +123,12 @@ def compared_checkpoints(entries: Sequence[str], workdir: epath.Path) -> list[Ch
     `workdir`. Raises InputError as `checkpoints_of` does."""
     parts = [entry.rpartition("@") if "@" in entry else (entry, "", "last") for entry in entries]
     folders = [epath.Path(folder) if folder else workdir for folder, _, _ in parts]
-    names = short_names(folders)
+    distinct = list(dict.fromkeys(folders))
+    names = dict(zip(distinct, short_names(distinct), strict=True))
     found = []
-    for folder, (_, at, step), name in zip(folders, parts, names, strict=True):
+    for folder, (_, at, step) in zip(folders, parts, strict=True):
         (checkpoint,) = checkpoints_of([folder], [step])
-        run = f"{name} {checkpoint.step}" if at else name
+        run = f"{names[folder]} {checkpoint.step}" if at else names[folder]
         found.append(dataclasses.replace(checkpoint, run=run))
     return found
 

@@ -22,10 +22,8 @@ Mapping.register(ConfigDict)
 def tiny_run(folder: Path) -> Path:
     """The `tiny` recipe on twelve pictures: at step 3 as it started, at step 5 moved from there."""
     split = write_split(folder / "pictures", [record(number) for number in range(12)])
-    config = _tiny_config(split)
-    tokenizer = Tokenizer.load(config.data.tokenizer)
-    text = TextFormat(tokenizer.mask_id, tokenizer.word_start)
-    recipe = Recipe.from_config(config, text)
+    config = tiny_config(split)
+    recipe = recipe_of(config)
     (folder / "config.json").write_text(configuration.to_json(config))
     with Checkpoints(folder, CheckpointPolicy(**config.checkpoint)) as saved:
         state = recipe.init_state()
@@ -35,7 +33,13 @@ def tiny_run(folder: Path) -> Path:
     return folder
 
 
-def _tiny_config(split: str) -> ConfigDict:
+def recipe_of(config: ConfigDict) -> Recipe:
+    tokenizer = Tokenizer.load(config.data.tokenizer)
+    return Recipe.from_config(config, TextFormat(tokenizer.mask_id, tokenizer.word_start))
+
+
+def tiny_config(split: str) -> ConfigDict:
+    """The config of that run on a split."""
     config = get_config("tiny")
     with config.unlocked():
         config.model.depth = 1

@@ -166,7 +166,8 @@ def test_the_same_command_twice_gives_the_same_bytes_but_for_time(workdir, tmp_p
 
 
 def test_a_follower_measures_each_checkpoint_as_it_comes(workdir, tmp_path):
-    folder = shutil.copytree(workdir, tmp_path / "going")
+    without = shutil.ignore_patterns("eval", "report")
+    folder = shutil.copytree(workdir, tmp_path / "going", ignore=without)
     later = shutil.move(folder / "checkpoints/5", tmp_path / "5")
     config = json.loads((folder / "config.json").read_text()) | {"total_steps": 5}
     (folder / "config.json").write_text(json.dumps(config))

@@ -5,17 +5,15 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
 from oner_jax.evals import checkpoints
 from oner_jax.evals.evaluation import Request, measure
 from oner_jax.evals.in_loop import InLoop
 from oner_jax.evals.suite import Origin
-from oner_jax.objectives.batch import TextFormat
 from oner_jax.training.checkpoint_policy import CheckpointPolicy
 from oner_jax.training.checkpoints import Checkpoints, read_config
 from oner_jax.training.recipe import Recipe
-from tests.evals.runs import tiny_run
+from tests.evals.runs import recipe_of, tiny_config, tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +21,15 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_run(tmp_path_factory.mktemp("run"))
 
 
-def recipe_of(workdir: Path, **evaluation: object) -> Recipe:
-    config = read_config(workdir).unlock()
+def evaluated(workdir: Path, **evaluation: object) -> Recipe:
+    """The run's recipe with this evaluation asked for."""
+    config = tiny_config(read_config(workdir).data.train).unlock()
     config.evaluation = {"interval_steps": 2, "tasks": ("retrieval", "zeroshot"), **evaluation}
-    tokenizer = Tokenizer.load(config.data.tokenizer)
-    return Recipe.from_config(config, TextFormat(tokenizer.mask_id, tokenizer.word_start))
+    return recipe_of(config)
 
 
 def test_its_cells_are_those_of_the_checkpoint(workdir, tmp_path, monkeypatch):
-    recipe = recipe_of(workdir)
+    recipe = evaluated(workdir)
     evaluates = InLoop(recipe, epath.Path(workdir), Origin("train"))
     due = [step for step in range(1, recipe.config.total_steps + 1) if evaluates.due(step)]
     assert due == list(range(2, recipe.config.total_steps + 1, 2))
@@ -59,4 +57,4 @@ def test_its_cells_are_those_of_the_checkpoint(workdir, tmp_path, monkeypatch):
 
 def test_an_unknown_task_is_refused_before_training(workdir):
     with pytest.raises(InputError, match=r"evaluation.tasks: there is no 'retreival'"):
-        InLoop(recipe_of(workdir, tasks=("retreival",)), epath.Path(workdir), Origin())
+        InLoop(evaluated(workdir, tasks=("retreival",)), epath.Path(workdir), Origin())
