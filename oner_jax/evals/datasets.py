@@ -94,7 +94,7 @@ def choose(
     configs: Iterable[ConfigDict],
     chosen: Sequence[str],
     *,
-    data_directory: epath.Path,
+    data_directory: epath.PathLike,
     boxes: Sequence[Path] = (),
     templates: str = "",
 ) -> dict[str, Place]:
@@ -112,7 +112,8 @@ def choose(
     names = [
         name for entry in chosen or known for name in (PROTOCOLS if entry == PUBLIC else (entry,))
     ]
-    places = {slug(name): _place(name, known, data_directory) for name in names}
+    directory = epath.Path(data_directory)
+    places = {slug(name): _place(name, known, directory) for name in names}
     files = {slug(file.stem): Place(boxes=file) for file in boxes}
     if len(files) < len(boxes) or files.keys() & places.keys():
         raise InputError("--boxes: two datasets would have the same name; rename a file")

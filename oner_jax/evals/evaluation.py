@@ -129,7 +129,7 @@ def measure(request: Request) -> Results:
     chosen = choose(
         configs,
         request.datasets,
-        data_directory=epath.Path(request.data_directory),
+        data_directory=request.data_directory,
         boxes=request.boxes,
         templates=request.templates,
     )
