@@ -59,8 +59,9 @@ class MetricsLog:
         shown = [f"{name} {value:.3f}" for name, value in parts.items()]
         if "pairs_per_sec" in metrics:
             shown.append(_speed(metrics))
-        else:  # of an evaluation
-            shown += [f"{name} {value:.4f}" for name, value in metrics.items()]
+        else:  # of an evaluation, what is right at the first attempt
+            first = [name for name in metrics if name.endswith(("R@1", "top1"))]
+            shown += [f"{name} {metrics[name]:.4f}" for name in first]
         if self._bar is not None:
             self._bar.set_postfix_str("  ".join(shown))
         else:
