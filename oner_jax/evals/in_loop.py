@@ -6,7 +6,6 @@ shown with the others even where no checkpoint was kept.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -19,6 +18,7 @@ from oner_jax.evals.features import PRIMARY
 from oner_jax.evals.suite import Dataset, Origin, evaluate_subject
 from oner_jax.evals.tasks import TASKS
 from oner_jax.models.embedding import Embedder
+from oner_jax.models.pretraining import Parameters
 from oner_jax.parallel.mesh import replicated
 from oner_jax.training.loop import EVALUATION_PREFIX
 from oner_jax.training.recipe import Recipe
@@ -91,7 +91,7 @@ class InLoop:
             for name, measurement in cell.measurements(PRIMARY).items()
         }
 
-    def _embed(self, backbone: Mapping[str, jax.Array]) -> Embedder:
+    def _embed(self, backbone: Parameters) -> Embedder:
         """An embedder of these weights, from wherever they are cut; compiled once in a run."""
         whole = jax.jit(lambda tree: tree, out_shardings=replicated(self._recipe.mesh))(backbone)
         parameters = {"backbone": jax.tree.map(np.asarray, whole)}

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from oner_jax import evaluate
@@ -114,7 +115,8 @@ def test_compared_checkpoints_are_named_apart_and_subtracted(workdir, tmp_path):
     for one in to_other:
         low, high = one.interval
         assert low <= one.difference <= high
-    assert short_names([Path("a/x"), Path("b/x"), Path("c/y")]) == ["a/x", "b/x", "y"]
+    folders = [epath.Path(folder) for folder in ("a/x", "b/x", "c/y")]
+    assert short_names(folders) == ["a/x", "b/x", "y"]
 
 
 def test_many_checkpoints_become_one_table(workdir, tmp_path, capsys):
