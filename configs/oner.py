@@ -133,6 +133,9 @@ def get_config(argument: str = "b16") -> ConfigDict:
     initialise.resampling = "bicubic"  # of position tables to another grid; or bilinear
     # These tasks of oner_jax.evaluate every so many steps and at the last one; 0: never.
     config.evaluation = {"interval_steps": 0, "tasks": ("retrieval", "zeroshot")}
+    # Without a finished step for so long the run ends, with the stacks of all threads; 0: never.
+    config.watchdog = {"minutes": 20.0, "first_step_minutes": 60.0}
+    config.preflight = True  # before the first step, time every host and name the slow ones
     # -1 for slice: as many as the hardware has; for another axis: all devices that are left.
     config.mesh = {"slice": -1, "data": -1, "fsdp": 1, "tensor": 1}
     config.sharding_rules = DEFAULT_RULES

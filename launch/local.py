@@ -7,6 +7,10 @@ Every process gets `--coordinator_address`, `--num_processes` and `--process_id`
 printed behind its number. When one fails, the others are ended; the exit code is that of the first
 to fail. `--devices_per_process` gives each that many fake devices on the CPU; without it the
 processes see what the machine has.
+
+`--restarts=N` starts the program again, up to N times, when it ends with exit code 75 (stopped with
+a checkpoint) and this launcher was not asked to stop; with `--restart_lost` also when a process was
+killed. SIGTERM and Ctrl-C are passed on to all processes, which save before they end.
 """
 
 import argparse
@@ -20,6 +24,8 @@ import time
 from typing import IO
 
 POLL_SECONDS = 0.05
+PREEMPTED = 75
+KILLED = 128  # and above: by a signal, as a shell gives it
 
 
 def main() -> int:
@@ -35,19 +41,41 @@ def main() -> int:
         help="time for the others to end by themselves, and then to end when told to",
     )
     parser.add_argument("command", nargs="+", help="after --: the program and its arguments")
+    parser.add_argument("--restarts", type=int, default=0, help="how often to start again on 75")
+    parser.add_argument(
+        "--restart_lost", action="store_true", help="also start again when a process was killed"
+    )
     options = parser.parse_args()
     if options.processes < 1:
         parser.error("--processes is at least 1")
-    processes, printers = _start(options)
-    # Passed on, so that a training run saves before it ends.
-    signal.signal(signal.SIGTERM, lambda *_: _signal(processes, signal.SIGTERM))
+    processes: list[subprocess.Popen[bytes]] = []
+    asked_to_stop = False
+
+    def pass_on(number: int, _: object) -> None:
+        nonlocal asked_to_stop
+        asked_to_stop = True
+        _signal(processes, number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    for restarts_left in reversed(range(options.restarts + 1)):
+        exit_code = _run_once(options, processes)
+        again = exit_code == PREEMPTED or (options.restart_lost and exit_code > KILLED)
+        if asked_to_stop or not again or not restarts_left:
+            break
+        print(f"exit code {exit_code}: starting again, {restarts_left} left", file=sys.stderr)
+    return exit_code
+
+
+def _run_once(options: argparse.Namespace, processes: list[subprocess.Popen[bytes]]) -> int:
+    """Start all, filling `processes`, and wait until all have ended; the exit code."""
+    processes[:], printers = _start(options)
     try:
-        exit_code = _wait(processes)
+        return _wait(processes)
     finally:
         _end(processes, options.grace_seconds)
         for printer in printers:
             printer.join()
-    return exit_code
 
 
 def _start(
@@ -71,6 +99,8 @@ def _start(
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # Ctrl-C comes to the launcher alone, which passes it on: once, not twice.
+            process_group=0,
         )
         processes.append(process)
         for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):

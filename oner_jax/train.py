@@ -18,17 +18,20 @@ from oner_jax import configuration
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError, run_program
 from oner_jax.objectives.batch import Batch, TextFormat
-from oner_jax.parallel import distributed
+from oner_jax.parallel import distributed, preflight
 from oner_jax.parallel.mesh import LocalRows
+from oner_jax.parallel.preemption import StopRequest
 from oner_jax.training import memory, workdir
 from oner_jax.training.checkpoint_policy import CheckpointPolicy
 from oner_jax.training.checkpoints import Checkpoints
 from oner_jax.training.damage_log import DamageLog
+from oner_jax.training.goodput import Goodput
 from oner_jax.training.initialisation import initialise
 from oner_jax.training.loop import Evaluates, Loop
 from oner_jax.training.metrics import MetricsLog
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import TrainState
+from oner_jax.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from oner_jax.data.pipeline import TrainingData
@@ -37,8 +40,12 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:ar
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
 
 
-def train(config: ConfigDict, folder: epath.Path) -> TrainState:
-    """Train as `config` says, in `folder`, from its last checkpoint if there is one."""
+def train(config: ConfigDict, folder: epath.Path, stop: StopRequest) -> TrainState:
+    """Train as `config` says, in `folder`, from its last checkpoint if there is one.
+
+    Raises Preempted, with a checkpoint, when `stop` asks for it.
+    """
+    began = time.monotonic()
     # TensorFlow takes seconds to import and only the input needs it.
     from oner_jax.data import records
     from oner_jax.data.options import DataOptions
@@ -63,6 +70,8 @@ def train(config: ConfigDict, folder: epath.Path) -> TrainState:
         {**dict(configuration.flatten(config)), **dict(configuration.flatten(data))}
     )
     with (
+        Goodput(folder if distributed.is_main() else None, began=began) as goodput,
+        Watchdog(folder, **config.watchdog) as watchdog,
         workdir.hold_workdir(folder, config) as lock,
         memory.out_of_memory_explained(recipe),
         DamageLog(
@@ -73,18 +82,21 @@ def train(config: ConfigDict, folder: epath.Path) -> TrainState:
         Checkpoints(folder, policy, lock) as checkpoints,
     ):
         state, first_step = _first_state(recipe, checkpoints, data, damage)
+        goodput.go_back_to(first_step)
+        speeds = preflight.measure(recipe.mesh) if config.preflight else None
         if distributed.is_main():
+            parameters = recipe.abstract.parameters
             workdir.write_manifest(
-                folder, mesh=recipe.mesh, parameters=recipe.abstract.parameters, data=data
+                folder, mesh=recipe.mesh, parameters=parameters, data=data, preflight=speeds
             )
-            text = workdir.describe(config, state.parameters, recipe.mesh, data, first_step)
-            print(text, flush=True)
+            print(workdir.describe(config, parameters, recipe.mesh, data, first_step))
+            print(speeds.describe() if speeds else "preflight   off", flush=True)
         log = MetricsLog(
             folder if distributed.is_main() else None,
             first_step=first_step,
             total_steps=config.total_steps,
         )
-        with log, distributed.StopRequest() as stop:
+        with log:
             loop = Loop(
                 recipe,
                 state,
@@ -95,6 +107,8 @@ def train(config: ConfigDict, folder: epath.Path) -> TrainState:
                 log=log,
                 damage=damage,
                 stop=stop,
+                watchdog=watchdog,
+                goodput=goodput,
                 evaluates=_evaluates(recipe, folder),
             )
             return loop.run()
@@ -165,8 +179,8 @@ def main(_: Sequence[str]) -> None:
     if WORKDIR.value is None:
         raise InputError("--workdir is missing: name a folder for the run")
     started = time.monotonic()
-    with distributed.session():
-        train(CONFIG.value, epath.Path(WORKDIR.value))
+    with distributed.session(), StopRequest() as stop:
+        train(CONFIG.value, epath.Path(WORKDIR.value), stop)
         if distributed.is_main():
             print(f"finished in {time.monotonic() - started:.0f} s: {WORKDIR.value}")
 

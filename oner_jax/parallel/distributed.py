@@ -1,20 +1,19 @@
 """One run on several hosts: they start together, and the failure of one ends all.
 
 Which processes there are is found out by JAX on Cloud TPU, GKE, Kubernetes, SLURM and Open MPI, or
-given by flags. A process that fails says so to the others through JAX's coordination service;
-without that they would wait in the next collective operation until a time-out without a cause.
+given by flags. A process that fails says so to the others, and one that is lost is noticed, over
+connections of their own (`lifelines`); without that they would wait in the next collective
+operation until a time-out without a cause.
 """
 
 import contextlib
 import json
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from oner_jax.errors import ClusterError, InputError, Preempted, report
 from oner_jax.parallel.accelerators import PLATFORMS, use_platform
+from oner_jax.parallel.lifelines import Lifelines
 from oner_jax.parallel.rendezvous import Place, listed, meet
 
 COORDINATOR_ADDRESS = flags.DEFINE_string(
@@ -37,20 +37,23 @@ PROCESS_ID = flags.DEFINE_integer(
 STARTUP_TIMEOUT_SECONDS = flags.DEFINE_float(
     "startup_timeout_seconds", 300.0, "How long to wait for the other processes."
 )
+HEARTBEAT_TIMEOUT_SECONDS = flags.DEFINE_float(
+    "heartbeat_timeout_seconds", 100.0, "How long another process may be silent until it is lost."
+)
 PLATFORM = flags.DEFINE_enum(
     "platform", "auto", PLATFORMS, "What to run on; auto: the accelerator, if the machine has one."
 )
 
-_FAILURE = "oner_jax/failure"
-_POLL_SECONDS = 0.5
 # Processes wait for each other as long as it takes: one that has died is noticed by other means.
 _PATIENCE_MILLISECONDS = 24 * 3600 * 1000
-# Process 0 holds the store in which the others read why it stops.
-_FAREWELL_SECONDS = 2.0
+# When a collective operation breaks because a process is lost, this brings its name.
+_BROKEN_SECONDS = 3.0
 # Decisions of process 0 stay in the store until no process can still have to read them.
 _KEPT_DECISIONS = 100
 
 Found = TypeVar("Found")
+
+_lifelines: Lifelines | None = None
 
 
 @contextlib.contextmanager
@@ -69,7 +72,8 @@ def session() -> Iterator[None]:
         yield
         return
     timeout_seconds = STARTUP_TIMEOUT_SECONDS.value
-    hosts = meet(place, {"JAX": jax.__version__}, timeout_seconds=timeout_seconds)
+    meeting = meet(place, {"JAX": jax.__version__}, timeout_seconds=timeout_seconds)
+    hosts = meeting.hosts
     if PLATFORM.value == "cpu":
         jax.config.update("jax_platforms", "cpu")
     jax.distributed.initialize(
@@ -79,12 +83,16 @@ def session() -> Iterator[None]:
         local_device_ids=local_devices if hosts.count(hosts[place.process_id]) > 1 else None,
         cluster_detection_method="deactivate",
         initialization_timeout=int(timeout_seconds),
+        # The lifelines come first, because JAX aborts.
+        heartbeat_timeout_seconds=int(2 * HEARTBEAT_TIMEOUT_SECONDS.value) + 1,
     )
     if place.process_id == 0:
-        # What JAX says of a process that is killed names it by number alone.
         named = listed(f"{number} on {host}" for number, host in enumerate(hosts))
         print(f"processes   {named}", file=sys.stderr)
-    watcher = _Watcher()
+    global _lifelines
+    _lifelines = Lifelines(
+        place.process_id, hosts, meeting.connections, HEARTBEAT_TIMEOUT_SECONDS.value
+    )
     try:
         use_platform(PLATFORM.value)
         yield
@@ -92,38 +100,31 @@ def session() -> Iterator[None]:
     except Preempted:
         raise
     except BaseException as error:
-        watcher.stop()
-        _end_all(error, hosts[place.process_id])
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            time.sleep(_BROKEN_SECONDS)
+        exit_code = report(error)
+        end_all(str(error) or type(error).__name__, exit_code)
     finally:
-        watcher.stop()
+        _lifelines.close()
+        _lifelines = None
 
 
-class StopRequest:
-    """Whether the run was asked to stop, by SIGTERM to any of its processes.
+def end_all(cause: str, exit_code: int, *, stacks: bool = False) -> NoReturn:
+    """End this process, from any thread, and the others of the run with the cause.
 
-    That is how SLURM, Kubernetes and preemptible machines announce that time is nearly up. Use as
-    a context manager around the steps.
+    With `stacks` the others first do what they gave to `before_exit`.
     """
+    if _lifelines is not None:
+        _lifelines.end_all(cause, exit_code, stacks=stacks)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
-    def __init__(self) -> None:
-        self._received = False
 
-    def __enter__(self) -> "StopRequest":
-        # With several processes JAX listens itself, and agrees on the step with the others.
-        if _client() is None:
-            self._before = signal.signal(signal.SIGTERM, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if _client() is None:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _receive(self, *_: object) -> None:
-        self._received = True
-
-    def at(self, step: int) -> bool:
-        """Whether to stop after `step`: on all processes the same. Ask at every step."""
-        return self._received or multihost_utils.reached_preemption_sync_point(step)
+def before_exit(action: Callable[[], None] | None) -> None:
+    """What this process does first when another ends all and asks for their stacks."""
+    if _lifelines is not None:
+        _lifelines.before_exit(action)
 
 
 def is_main() -> bool:
@@ -244,51 +245,6 @@ def gather_rows(own: np.ndarray, rows: int) -> np.ndarray:
             for held, (first, last) in zip(everything, pairwise(ends), strict=True)
         ]
     )
-
-
-class _Watcher:
-    """Ends this process when another one has said that it fails."""
-
-    def __init__(self) -> None:
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        client = _client()
-        while not self._stopped.wait(_POLL_SECONDS):
-            try:
-                failure = json.loads(client.key_value_try_get(_FAILURE))
-            except jax.errors.JaxRuntimeError:
-                continue  # nothing there; or the store is gone, upon which JAX ends the process
-            if self._stopped.is_set():
-                return
-            print(f"stopped, because {failure['text']}", file=sys.stderr)
-            _exit_now(failure["exit_code"])
-
-
-def _end_all(error: BaseException, host: str) -> None:
-    """Report `error`, tell the other processes, and end this one."""
-    exit_code = report(error)
-    cause = str(error) or type(error).__name__
-    text = f"process {jax.process_index()} ({host}) failed: {cause}"
-    client = _client()
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was first
-        client.key_value_set(_FAILURE, json.dumps({"text": text, "exit_code": exit_code}))
-    if is_main():
-        time.sleep(_FAREWELL_SECONDS)
-    _exit_now(exit_code)
-
-
-def _exit_now(exit_code: int) -> None:
-    """Without JAX's farewell, for which all processes would have to be well."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)
 
 
 def _find_place() -> tuple[Place, Sequence[int] | None]:

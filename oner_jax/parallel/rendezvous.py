@@ -49,8 +49,20 @@ class Place:
         return host.strip("[]"), int(port)
 
 
-def meet(place: Place, facts: Mapping[str, str], *, timeout_seconds: float) -> list[str]:
-    """Wait for all processes; their host names by process id.
+@dataclasses.dataclass(frozen=True)
+class Meeting:
+    """Host names by process id, and the connections over which the processes met.
+
+    Process 0 has one to each of the others, by their ids; they have one to it. They are the
+    caller's to close.
+    """
+
+    hosts: list[str]
+    connections: dict[int, socket.socket]
+
+
+def meet(place: Place, facts: Mapping[str, str], *, timeout_seconds: float) -> Meeting:
+    """Wait for all processes.
 
     `facts` (the version of JAX, say) have to be the same everywhere. Raises ClusterError, on every
     process that came, if others do not come in time, if two have the same id or if their facts
@@ -62,15 +74,11 @@ def meet(place: Place, facts: Mapping[str, str], *, timeout_seconds: float) -> l
         "facts": {"num_processes": str(place.num_processes), **facts},
     }
     if place.process_id == 0:
-        answer = _receive_all(place, greeting, timeout_seconds)
-    else:
-        answer = _introduce(place, greeting, timeout_seconds)
-    if "error" in answer:
-        raise ClusterError(answer["error"])
-    return answer["hosts"]
+        return _receive_all(place, greeting, timeout_seconds)
+    return _introduce(place, greeting, timeout_seconds)
 
 
-def _receive_all(place: Place, own: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
+def _receive_all(place: Place, own: dict[str, Any], timeout_seconds: float) -> Meeting:
     """Process 0: collect greetings until all have come, and answer them."""
     deadline = time.monotonic() + timeout_seconds
     greetings = {0: own}
@@ -97,16 +105,18 @@ def _receive_all(place: Place, own: dict[str, Any], timeout_seconds: float) -> d
             else:
                 greetings[number], connections[number] = greeting, connection
                 problem = _describe_difference(own, greeting)
-        answer: dict[str, Any] = {"error": problem}
-        if problem is None:
-            answer = {"hosts": [greetings[n]["host"] for n in range(place.num_processes)]}
-        for connection in connections.values():
-            _send(connection, answer)
-            connection.close()
-    return answer
+        if problem is not None:
+            for connection in connections.values():
+                _send(connection, {"error": problem})
+                connection.close()
+            raise ClusterError(problem)
+    names = [str(greetings[number]["host"]) for number in range(place.num_processes)]
+    for connection in connections.values():
+        _send(connection, {"hosts": names})
+    return Meeting(names, connections)
 
 
-def _introduce(place: Place, greeting: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
+def _introduce(place: Place, greeting: dict[str, Any], timeout_seconds: float) -> Meeting:
     """Any other process: greet process 0 and wait for its answer."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
@@ -115,19 +125,21 @@ def _introduce(place: Place, greeting: dict[str, Any], timeout_seconds: float) -
         except OSError:
             time.sleep(_RETRY_SECONDS)
             continue
-        with connection:
-            _send(connection, greeting)
-            # Process 0 may have come last; from here on it is its clock that counts.
-            connection.settimeout(timeout_seconds + _GREETING_SECONDS)
-            answer = _read(connection)
+        _send(connection, greeting)
+        # Process 0 may have come last; from here on it is its clock that counts.
+        connection.settimeout(timeout_seconds + _GREETING_SECONDS)
+        answer = _read(connection)
+        if answer is not None and "hosts" in answer:
+            return Meeting(answer["hosts"], {0: connection})
+        connection.close()
         if answer is not None:
-            return answer
+            raise ClusterError(answer["error"])
         time.sleep(_RETRY_SECONDS)
-    return {
-        "error": f"process 0 did not answer at {place.coordinator_address} within "
+    raise ClusterError(
+        f"process 0 did not answer at {place.coordinator_address} within "
         f"{timeout_seconds:.0f} s: start it there, and open the port to process {place.process_id} "
         f"({greeting['host']})"
-    }
+    )
 
 
 def _listen(place: Place) -> socket.socket:

@@ -8,12 +8,14 @@ import jax
 from oner_jax.errors import Preempted
 from oner_jax.objectives.batch import Batch
 from oner_jax.parallel.chips import Peak
-from oner_jax.parallel.distributed import StopRequest
+from oner_jax.parallel.preemption import StopRequest
 from oner_jax.training.checkpoints import Checkpoints
 from oner_jax.training.damage_log import DamageLog
+from oner_jax.training.goodput import Goodput
 from oner_jax.training.metrics import MetricsLog, Throughput
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import Metrics, TrainState
+from oner_jax.training.watchdog import Watchdog
 
 EVALUATION_PREFIX = "eval/"  # of the names of what `Evaluates` measures
 
@@ -55,6 +57,8 @@ class Loop:
         log: MetricsLog,
         damage: DamageLog,
         stop: StopRequest,
+        watchdog: Watchdog,
+        goodput: Goodput,
         evaluates: Evaluates | None = None,
     ):
         self._recipe = recipe
@@ -62,6 +66,7 @@ class Loop:
         self._batches = batches_from(step)
         self._data = data
         self._checkpoints, self._log, self._stop = checkpoints, log, stop
+        self._watchdog, self._goodput = watchdog, goodput
         self._evaluates = evaluates
         self._evaluated: tuple[int, Mapping[str, float]] = (0, {})
         self._damage = damage
@@ -70,9 +75,12 @@ class Loop:
         self._log_interval_steps = config.log_interval_steps
         self._batch_size = config.batch_size
         self._throughput = Throughput(
-            config.batch_size, recipe.flops.total, Peak.of(recipe.mesh.devices.flatten().tolist())
+            config.batch_size,
+            recipe.flops.total,
+            Peak.of(recipe.mesh.devices.flatten().tolist()),
+            goodput,
         )
-        self._compiled = False
+        self._metrics: Metrics = {}
         self._unwritten: tuple[int, Metrics, dict[str, float]] | None = None
 
     def run(self) -> TrainState:
@@ -82,53 +90,68 @@ class Loop:
         a checkpoint of the step at which it did.
         """
         self._damage.require_few(self._step)
+        if self._step < self._total_steps:
+            if self._stop.here():
+                self._save()
+                self._end_as_asked()
+            with self._goodput.spending("compile"):
+                self._first_step()
+        self._goodput.enter("step")
         while self._step < self._total_steps:
-            metrics = self._take_step()
-            last = self._step == self._total_steps
-            logged = last or self._step % self._log_interval_steps == 0
-            stopping = self._stop.at(self._step) and not last
-            saved = last or stopping or self._checkpoints.due(self._step)
-            if logged or saved:
-                self._damage.agree(self._step)
-            self._note(metrics, wanted=logged)
-            if self._evaluates is not None and self._evaluates.due(self._step):
-                self._evaluate(self._evaluates)
-            self._checkpoints.check()
-            if saved or self._damage.too_many:
-                self._save(metrics)
-            self._log.advance()
-            if self._damage.too_many:
-                self._write()
-                self._damage.require_few(self._step)
-            if stopping:
-                self._write()
-                raise Preempted(
-                    f"stopped as asked at step {self._step}; the same command continues from there"
-                )
+            self._go_on()
         self._write()
+        self._goodput.enter("checkpoint")  # what remains is to wait for the last one
         return self._state
 
-    def _take_step(self) -> Metrics:
-        """Dispatch the next step; its metrics, which the device may still be working on."""
-        with self._throughput.waiting_for_data():
-            batch = next(self._batches)
-        self._state, metrics = self._recipe.step(self._state, batch)
-        self._step += 1
-        return metrics
+    def _first_step(self) -> None:
+        """Compiles; what is measured begins after it."""
+        self._go_on()
+        jax.block_until_ready(self._state)
+        if self._evaluates is None or not self._best_is_evaluated:
+            self._checkpoints.policy.check_metrics(self._metrics)
+        self._throughput.start(self._step)
 
-    def _note(self, metrics: Metrics, *, wanted: bool) -> None:
-        """Write what was noted a step ago, now that the device has more to do; note this step."""
+    def _go_on(self) -> None:
+        """One step and all that may be due after it."""
+        self._take_step()
+        last = self._step == self._total_steps
+        logged = last or self._step % self._log_interval_steps == 0
+        stopping = not last and self._stop.here()
+        saved = last or stopping or self._checkpoints.due(self._step)
+        if logged or saved:
+            self._damage.agree(self._step)
         self._write()
-        if not self._compiled:
-            jax.block_until_ready(metrics)
-            if self._evaluates is None or not self._best_is_evaluated:
-                self._checkpoints.policy.check_metrics(metrics)
-            self._throughput.start(self._step)
-            self._compiled = True
-        if wanted:
-            self._unwritten = (self._step, metrics, self._damage.metrics())
+        if logged:
+            self._unwritten = (self._step, self._metrics, self._damage.metrics())
+        if self._evaluates is not None and self._evaluates.due(self._step):
+            self._evaluate(self._evaluates)
+        self._checkpoints.check()
+        if saved or self._damage.too_many:
+            self._save()
+        self._log.advance()
+        if self._damage.too_many:
+            self._write()
+            self._damage.require_few(self._step)
+        if stopping:
+            self._end_as_asked()
+
+    def _end_as_asked(self) -> None:
+        self._write()
+        self._goodput.enter("checkpoint")
+        raise Preempted(
+            f"stopped as asked at step {self._step}; the same command continues from there"
+        )
+
+    def _take_step(self) -> None:
+        """Dispatch the next step, which the device may work on until its metrics are read."""
+        with self._goodput.spending("input"):
+            batch = next(self._batches)
+        self._state, self._metrics = self._recipe.step(self._state, batch)
+        self._step += 1
+        self._watchdog.dispatched(self._step, self._metrics["loss"])
 
     def _write(self) -> None:
+        """Log what a step before has left, now that the device has more to do."""
         if self._unwritten is None:
             return
         step, metrics, damage = self._unwritten
@@ -137,7 +160,9 @@ class Loop:
         examples = step * self._batch_size
         measured = self._throughput.measure(step)
         measured["checkpoint/blocked_seconds"] = self._checkpoints.take_blocked_seconds()
-        self._log.write(step, {"examples_seen": examples, **values, **measured, **damage})
+        goodput = self._goodput.record(step)
+        figures = {**values, **measured, **goodput, **damage}
+        self._log.write(step, {"examples_seen": examples, **figures})
 
     @property
     def _best_is_evaluated(self) -> bool:
@@ -146,14 +171,14 @@ class Loop:
     def _evaluate(self, evaluates: Evaluates) -> None:
         """Measure the state; the time that it takes is no part of training."""
         jax.block_until_ready(self._state)
-        with self._throughput.paused():
+        with self._goodput.spending("evaluation"):
             measured = evaluates(self._step, self._state)
         if self._best_is_evaluated:
             self._checkpoints.policy.check_metrics(measured)
         self._evaluated = (self._step, measured)
         self._log.write(self._step, measured)
 
-    def _save(self, metrics: Metrics) -> None:
+    def _save(self) -> None:
         """A checkpoint of the state, of where in the data it stands and of the step's metrics."""
         jax.block_until_ready(self._state)
         position = {
@@ -162,9 +187,10 @@ class Loop:
             "data": self._data,
             "damaged": dict(self._damage.counts),
         }
-        with self._throughput.paused():
-            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        with self._goodput.spending("checkpoint"):
+            values = {name: float(value) for name, value in jax.device_get(self._metrics).items()}
             evaluated_at, measured = self._evaluated
             if evaluated_at == self._step:
                 values |= measured
             self._checkpoints.save(self._step, self._state, position, values)
+        self._goodput.mark(self._step)

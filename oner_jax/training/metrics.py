@@ -1,16 +1,16 @@
 """Metrics of a run: `metrics.jsonl`, TensorBoard through clu, and what a person sees."""
 
-import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 from tqdm import tqdm
 
 from oner_jax.parallel.chips import Peak
+from oner_jax.training.goodput import Goodput
 from oner_jax.training.storage import Lines
 
 FILE = "metrics.jsonl"
@@ -82,42 +82,30 @@ class MetricsLog:
 class Throughput:
     """Pairs a second, MFU and the share of time waiting for data, since the last measurement.
 
-    The first step's compilation and the pauses for checkpoints do not count. `peak` is what the
+    Of the run's time only what `goodput` has as steps and input counts. `peak` is what the
     devices of the run can do at best; where it is not known (a CPU), `mfu` is left out.
     """
 
-    def __init__(self, batch_size: int, flops_per_pair: float, peak: Peak):
+    def __init__(self, batch_size: int, flops_per_pair: float, peak: Peak, goodput: Goodput):
         self.batch_size = batch_size
-        self._flops_per_pair, self._peak = flops_per_pair, peak
+        self._flops_per_pair, self._peak, self._goodput = flops_per_pair, peak, goodput
         self.start(0)
 
     def start(self, step: int) -> None:
         """Begin to measure now, at the end of `step`."""
-        self._step, self._since = step, time.monotonic()
-        self._paused_seconds = self._waiting_seconds = 0.0
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time that is no part of training."""
-        began = time.monotonic()
-        yield
-        self._paused_seconds += time.monotonic() - began
-
-    @contextlib.contextmanager
-    def waiting_for_data(self) -> Iterator[None]:
-        """Time in which the next batch is fetched."""
-        began = time.monotonic()
-        yield
-        self._waiting_seconds += time.monotonic() - began
+        self._step, self._before = step, self._goodput.so_far()
 
     def measure(self, step: int) -> dict[str, float]:
         """Figures from the last call to the end of `step`."""
-        seconds = max(1e-9, time.monotonic() - self._since - self._paused_seconds)
+        spent = {
+            name: seconds - self._before[name] for name, seconds in self._goodput.so_far().items()
+        }
+        seconds = max(1e-9, spent["step"] + spent["input"])
         pairs_per_second = (step - self._step) * self.batch_size / seconds
         figures = {
             "pairs_per_sec": pairs_per_second,
             "pairs_per_sec_per_chip": pairs_per_second / self._peak.chips,
-            "data_wait_fraction": min(1.0, self._waiting_seconds / seconds),
+            "data_wait_fraction": spent["input"] / seconds,
         }
         if self._peak.flops_per_second is not None:
             figures["mfu"] = pairs_per_second * self._flops_per_pair / self._peak.flops_per_second

@@ -1,10 +1,11 @@
 """The folder of a run: what it was made from, and that it is continued as the same run.
 
 config.json     the resolved config
-manifest.json   revision, package versions, mesh, devices, parameters, data
+manifest.json   revision, package versions, mesh, devices, parameters, data, preflight
 lock.json       which process is at work in it
 metrics.jsonl   one object a log step, beside TensorBoard event files
 damaged.jsonl   one object for every damaged record that was replaced, if there were any
+goodput.json    seconds by category, over all restarts
 checkpoints/    Orbax
 eval/, report/  written by `oner_jax.evaluate`
 """
@@ -28,6 +29,7 @@ from oner_jax.errors import InputError
 from oner_jax.models.pretraining import Parameters
 from oner_jax.parallel import distributed
 from oner_jax.parallel.mesh import path_name
+from oner_jax.parallel.preflight import Preflight
 from oner_jax.training.checkpoints import read_config
 from oner_jax.training.lock import LOCK_FILE, Lock
 from oner_jax.training.storage import write_whole
@@ -47,7 +49,9 @@ FREE_KEYS = (
     "mesh.",
     "model.layers_per_scan_step",
     "model.remat",
+    "preflight",
     "sharding_rules",
+    "watchdog.",
 )
 
 
@@ -84,7 +88,12 @@ def _holds_something(workdir: epath.Path) -> bool:
 
 
 def write_manifest(
-    workdir: epath.Path, *, mesh: Mesh, parameters: Parameters, data: Mapping[str, Any]
+    workdir: epath.Path,
+    *,
+    mesh: Mesh,
+    parameters: Parameters,
+    data: Mapping[str, Any],
+    preflight: Preflight | None,
 ) -> None:
     """What a later reader needs to know of this run beyond its config."""
     manifest = {
@@ -95,6 +104,7 @@ def write_manifest(
         "mesh": dict(mesh.shape),
         "parameters": {name: list(shape) for name, shape in parameter_table(parameters)},
         "data": dict(data),
+        "preflight": None if preflight is None else preflight.to_json(),
     }
     write_whole(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 

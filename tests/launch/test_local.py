@@ -10,8 +10,8 @@ LOCAL = Path(__file__).parents[2] / "launch" / "local.py"
 NUMBER = "import sys, time; number = int(sys.argv[-1].removeprefix('--process_id='))\n"
 
 
-def run(code: str, processes: int = 3):
-    own = [f"--processes={processes}", "--grace_seconds=0.5"]
+def run(code: str, processes: int = 3, *options: str):
+    own = [f"--processes={processes}", "--grace_seconds=0.5", *options]
     command = [sys.executable, str(LOCAL), *own, "--", sys.executable, "-c"]
     return subprocess.run([*command, NUMBER + code], capture_output=True, text=True, timeout=60)
 
@@ -39,3 +39,41 @@ def test_devices_are_counted_in_the_environment():
     own = ["--processes=1", "--devices_per_process=4", "--", sys.executable, "-c", code]
     result = subprocess.run([sys.executable, LOCAL, *own], capture_output=True, text=True)
     assert result.stdout == "[0] --xla_force_host_platform_device_count=4 cpu\n"
+
+
+# Ends as asked a number of times, counted in a file.
+ATTEMPT = """
+from pathlib import Path
+path = Path({path!r} + str(number))
+attempts = len(path.read_text()) if path.exists() else 0
+path.write_text("x" * (attempts + 1))
+"""
+
+
+def test_a_preempted_program_is_started_again_so_often_and_no_more(tmp_path):
+    path = str(tmp_path / "attempts")
+    code = ATTEMPT.format(path=path) + "sys.exit(75 if attempts < 2 else 0)"
+    assert run(code, 2, "--restarts=1").returncode == 75
+    result = run(code, 2, "--restarts=5")
+    assert result.returncode == 0, result.stderr
+    assert Path(path + "0").read_text() == "xxx"
+
+
+def test_a_killed_process_is_started_again_where_that_is_asked_for(tmp_path):
+    code = ATTEMPT.format(path=str(tmp_path / "attempts"))
+    code += "import os; os.kill(os.getpid(), 9) if attempts == 0 and number == 1 else None"
+    result = run(code, 2, "--restarts=3", "--restart_lost")
+    assert result.returncode == 0, result.stderr
+    assert "exit code 137: starting again, 3 left" in result.stderr
+    assert run(code + "\nsys.exit(2)", 1, "--restarts=3", "--restart_lost").returncode == 2
+
+
+def test_a_launcher_that_is_asked_to_stop_does_not_start_again(tmp_path):
+    code = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+    code += "print('up', flush=True); time.sleep(60)"
+    own = ["--processes=1", "--restarts=3", "--", sys.executable, "-c", code]
+    process = subprocess.Popen([sys.executable, LOCAL, *own], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "[0] up\n"
+    process.terminate()
+    assert process.wait(timeout=60) == 75

@@ -22,7 +22,10 @@ def gather(ids, count, *, timeout_seconds=20.0, facts=lambda number: {"JAX": "1"
     def come(number):
         try:
             place = Place(address, count, number)
-            return meet(place, facts(number), timeout_seconds=timeout_seconds)
+            meeting = meet(place, facts(number), timeout_seconds=timeout_seconds)
+            for connection in meeting.connections.values():
+                connection.close()
+            return meeting.hosts
         except ClusterError as error:
             return str(error)
 
@@ -79,7 +82,7 @@ def test_a_stranger_at_the_port_is_ignored():
         first = pool.submit(meet, places[0], {}, timeout_seconds=20.0)
         stranger.join(10)
         second = pool.submit(meet, places[1], {}, timeout_seconds=20.0)
-        assert first.result() == second.result() == [socket.gethostname()] * 2
+        assert first.result().hosts == second.result().hosts == [socket.gethostname()] * 2
     done.set()
 
 
