@@ -69,7 +69,7 @@ def test_a_killed_process_is_started_again_where_that_is_asked_for(tmp_path):
 
 
 def test_a_launcher_that_is_asked_to_stop_does_not_start_again(tmp_path):
-    code = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+    code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
     code += "print('up', flush=True); time.sleep(60)"
     own = ["--processes=1", "--restarts=3", "--", sys.executable, "-c", code]
     process = subprocess.Popen([sys.executable, LOCAL, *own], stdout=subprocess.PIPE, text=True)

@@ -40,7 +40,11 @@ def end_of(deeds: list[str]) -> list[tuple[int, str]]:
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "met\n"
-    said = [process.communicate("go\n", timeout=60)[1] for process in processes]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60)[1] for process in processes]
     return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
 
 
