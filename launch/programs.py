@@ -80,6 +80,11 @@ class Programs:
             raise ChildProcessError(f"the process that runs programs ended: {server.wait()}")
         return int(line)
 
+    @property
+    def running(self) -> int | None:
+        """The process id of the running program, if there is one."""
+        return self._running
+
     def stop(self) -> None:
         """Ask the running program to end (SIGTERM)."""
         if self._running is not None:
