@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+from etils import epath
 
 from oner_jax.errors import Preempted
 from oner_jax.training.goodput import CATEGORIES, FILE, Goodput
@@ -44,10 +45,10 @@ def test_every_second_is_in_one_category_and_shares_add_up(clock):
 
 
 def test_after_a_kill_replayed_steps_and_the_time_between_are_told_apart(clock, tmp_path):
-    first = Goodput(tmp_path)
+    first = Goodput(epath.Path(tmp_path))
     one_start(first, clock, range(1, 10))
     clock["seconds"] += 100  # killed, and started again after a while
-    second = Goodput(tmp_path)
+    second = Goodput(epath.Path(tmp_path))
     second.go_back_to(6)  # of 9 steps, 3 are done again
     one_start(second, clock, range(7, 11))
     seconds = second.so_far()
@@ -72,13 +73,13 @@ def test_going_back_between_two_marks_is_interpolated(clock):
 
 
 def test_an_orderly_stop_loses_nothing(clock, tmp_path, capsys):
-    goodput = Goodput(tmp_path)
+    goodput = Goodput(epath.Path(tmp_path))
     goodput.enter("step")
     clock["seconds"] += 20
     goodput.mark(4)
     goodput.__exit__(Preempted, None, None)
     assert "goodput     step 100.0% of 20 s over 1 start" in capsys.readouterr().out
-    again = Goodput(tmp_path)
+    again = Goodput(epath.Path(tmp_path))
     again.go_back_to(4)
     assert again.so_far()["replayed"] == 0
     assert json.loads((tmp_path / FILE).read_text())["starts"] == 1

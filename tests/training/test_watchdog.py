@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from etils import epath
 
 from oner_jax.errors import InputError
 from oner_jax.training.watchdog import Watchdog
@@ -60,4 +61,4 @@ def test_a_run_that_goes_on_is_left_alone(tmp_path):
 
 def test_limits_that_contradict_each_other_are_refused(tmp_path):
     with pytest.raises(InputError, match="first_step_minutes"):
-        Watchdog(tmp_path, minutes=5.0, first_step_minutes=1.0)
+        Watchdog(epath.Path(tmp_path), minutes=5.0, first_step_minutes=1.0)
