@@ -6,6 +6,7 @@ shown with the others even where no checkpoint was kept.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -68,8 +69,11 @@ class InLoop:
         size = self._config.model.image_size
         return [place.dataset(name, size) for name, place in places.items()]
 
-    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
-        """The measurements of the online weights, by `eval/task/dataset/name`."""
+    def __call__(self, step: int, state: TrainState, alive: Callable[[], None]) -> dict[str, float]:
+        """The measurements of the online weights, by `eval/task/dataset/name`.
+
+        `alive` is called after every batch that is encoded.
+        """
         checkpoint = Checkpoint(self._workdir, step, self._workdir.name)
         subject = checkpoint.subject(f"step {step}", self._workdir / "eval")
         twin = jax.tree.leaves(state.momentum)
@@ -83,6 +87,7 @@ class InLoop:
             tasks=self._settings.tasks,
             force=True,  # a run that was rolled back has other weights at the same step
             origin=self._origin,
+            announce=lambda text: lambda done, total: alive(),
         )
         return {
             f"{EVALUATION_PREFIX}{task}/{dataset}/{name}": measurement.value

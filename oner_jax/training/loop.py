@@ -28,8 +28,10 @@ class Evaluates(Protocol):
         """Whether to measure after `step`."""
         ...
 
-    def __call__(self, step: int, state: TrainState) -> Mapping[str, float]:
-        """The measurements, by the names that the log gives them."""
+    def __call__(
+        self, step: int, state: TrainState, alive: Callable[[], None]
+    ) -> Mapping[str, float]:
+        """The measurements, by the names that the log gives them; calls `alive` as it goes on."""
         ...
 
 
@@ -172,7 +174,7 @@ class Loop:
         """Measure the state; the time that it takes is no part of training."""
         jax.block_until_ready(self._state)
         with self._goodput.spending("evaluation"):
-            measured = evaluates(self._step, self._state)
+            measured = evaluates(self._step, self._state, self._watchdog.alive)
         if self._best_is_evaluated:
             self._checkpoints.policy.check_metrics(measured)
         self._evaluated = (self._step, measured)

@@ -72,6 +72,10 @@ class Watchdog:
         if self._watched is None:
             self._watched = self._newest
 
+    def alive(self) -> None:
+        """Something other than a step goes on, such as an evaluation."""
+        self._finished_at = time.monotonic()
+
     def _watch(self) -> None:
         limit = self._later_limit_seconds
         while not self._stopped.wait(min(1.0, limit / _LOOKS)):
