@@ -51,7 +51,7 @@ test-slow: $(INSTALLED_DEV) ## Run the tests that take a minute or more
 
 .PHONY: test-soak
 test-soak: $(INSTALLED_DEV) ## Run the tests that look for leaks and drifts over many minutes
-	$(VENV_PYTHON) -m pytest -m soak
+	$(VENV_PYTHON) -m pytest -m soak -rP
 
 # Beam holds back other packages, so it has an environment of its own, without the lock.
 .PHONY: test-beam
@@ -62,11 +62,23 @@ test-beam: ## Run the tests of ingestion under Apache Beam, in an environment of
 	.venv-beam/bin/python -m pytest tests/data/test_ingest_beam.py
 
 .PHONY: lint
-lint: $(INSTALLED_DEV) ## Check style, formatting and types
+lint: $(INSTALLED_DEV) ## Check style, formatting, types and, to be told of, vulnerabilities
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/shellcheck --external-sources launch/*.sh launch/*.sbatch
+	-@$(MAKE) --no-print-directory audit
+
+# pip-audit asks pypi.org, which a closed network does not let through.
+REACHABLE := import urllib.request; urllib.request.urlopen('https://pypi.org/pypi/pip/json', timeout=5)
+.PHONY: audit
+audit: $(INSTALLED_DEV) ## Look up known vulnerabilities of the locked packages
+	@if ! $(VENV_PYTHON) -c "$(REACHABLE)" 2>/dev/null; then \
+		echo "audit: skipped, because pypi.org cannot be reached"; \
+	else \
+		$(INSTALL) --quiet "pip-audit>=2.9,<3" && \
+		$(VENV_PYTHON) -m pip_audit --requirement requirements.lock --no-deps --disable-pip; \
+	fi
 
 .PHONY: format
 format: $(INSTALLED_DEV) ## Format the code and repair what the linter can repair by itself
