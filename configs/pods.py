@@ -38,7 +38,7 @@ PODS = {
     "b16_v5e_256": Pod("b16", "v5e:16x16", 16384),
     "b16_v5e_2x256": Pod("b16", "v5e:16x16", 32768, num_slices=2),
     "b16_v6e_16": Pod("b16", "v6e:4x4", 4096, accumulation_steps=2),
-    "l16_v5e_256": Pod("l16", "v5e:16x16", 16384, remat="qkv", fsdp=16),
+    "l16_v5e_256": Pod("l16", "v5e:16x16", 16384, accumulation_steps=2, remat="qkv", fsdp=16),
     "h14_v5p_128": Pod("h14", "v5p:4x4x8", 8192, fsdp=32),
     "b16_h100_8": Pod("b16", "h100:8", 4096),
     "b16_h100_64": Pod("b16", "h100:64", 16384),

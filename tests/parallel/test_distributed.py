@@ -200,6 +200,14 @@ def test_two_processes_train_as_one(one, two):
 
 
 @pytest.mark.slow
+def test_four_processes_train_as_one(one, tmp_path):
+    workdir = tmp_path / "four"
+    result = run([*TRAIN, f"--workdir={workdir}"], processes=4, devices=2)
+    assert result.returncode == 0, result.stderr
+    assert_same_run(one, workdir)
+
+
+@pytest.mark.slow
 def test_two_processes_asked_to_stop_do_so_at_the_same_step(tmp_path):
     workdir = tmp_path / "stopped"
     own = ["--processes=2", "--devices_per_process=1", "--grace_seconds=30", "--"]
