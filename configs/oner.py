@@ -19,6 +19,7 @@ from oner_jax.configuration import RecipeArgument, nearest, parse_recipe_argumen
 from oner_jax.errors import InputError
 from oner_jax.objectives.terms import TERMS
 from oner_jax.parallel.mesh import DEFAULT_RULES
+from oner_jax.training.storage import failure_reason
 
 #               width depth heads patch image
 VIT_SHAPES = {
@@ -166,8 +167,13 @@ def _use_own_data(data: ConfigDict, directory: epath.Path) -> None:
     data.train = str(directory / "train")
     data.evaluation = {"val": str(directory / "val")}
     tokenizer = directory / "tokenizer.model"
-    if tokenizer.exists():
-        data.tokenizer = str(tokenizer)
+    try:
+        if tokenizer.exists():
+            data.tokenizer = str(tokenizer)
+    except Exception as error:  # object storage, by as many libraries as there are
+        if (reason := failure_reason(error)) is None:
+            raise
+        raise InputError(f"data={directory}: cannot be looked at ({reason})") from error
 
 
 def _set_shape(

@@ -1,4 +1,4 @@
-"""The recipes for pods fit, and the table in launch/README.md says of them what the planner says."""
+"""The recipes for pods fit, and launch/README.md says of them what the planner says."""
 
 import importlib.util
 import json
@@ -91,6 +91,6 @@ def test_the_learning_rate_grows_linearly_and_then_by_the_root():
 
 def test_recipes_take_data_and_fit_their_batch():
     for name, pod in PODS.items():
-        config = get_config(f"{name},data=gs://bucket/data")
-        assert config.data.train == "gs://bucket/data/train"
+        config = get_config(f"{name},data=/shared/data")
+        assert config.data.train == "/shared/data/train"
         assert config.batch_size % pod.accumulation_steps == 0
