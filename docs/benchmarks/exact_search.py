@@ -1,9 +1,11 @@
 """Retrieval among many features beside the bare product, on this machine's CPU.
 
-    python docs/benchmarks/exact_search.py [--rows=100000] [--width=256]
+    python docs/benchmarks/exact_search.py [--rows=100000] [--width=256] [--queries=N]
 
-Ranks of `rows` queries among as many items, and the ten best of every query, as evaluation computes
-them; beside them the products alone, in chunks of the same size. Peak memory is the process's.
+Ranks of `rows` queries among as many items, or the ten best of every query (`--what=best`), as
+evaluation computes them; beside them the products alone, in chunks of the same size and in turn.
+Rates are by the wall clock, and by the process's CPU time, which other programs on the machine
+disturb less. Peak memory is the process's.
 """
 
 import argparse
@@ -26,6 +28,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--queries", type=int, default=0, help="only so many; default: all rows")
     parser.add_argument("--what", choices=("ranks", "best"), default="ranks")
     options = parser.parse_args()
     rows, width = options.rows, options.width
@@ -54,16 +57,23 @@ def main():
     measured = {"products": products, options.what: {"ranks": ranks, "best": best}[options.what]}
     for function in measured.values():
         function(2 * (MAXIMUM_SCORES // rows))  # compiles
-    for round_ in range(3):
+    for _ in range(3):
         rates = {}
         for name, function in measured.items():
-            number = rows if round_ == 2 else rows // 5
-            began = time.perf_counter()
-            done = function(number)
-            seconds = time.perf_counter() - began
-            rates[name] = 2 * done * rows * width / seconds / 1e9
-            print(f"{name:9} {done:7,} x {rows:,}: {seconds:6.1f} s, {rates[name]:6.1f} GFLOP/s")
-        print(f"of the products' rate: {rates[options.what] / rates['products']:.2f}")
+            began, spent = time.perf_counter(), time.process_time()
+            done = function(options.queries or rows)
+            seconds, spent = time.perf_counter() - began, time.process_time() - spent
+            gigaflop = 2 * done * rows * width / 1e9
+            rates[name] = (gigaflop / seconds, gigaflop / spent)
+            print(
+                f"{name:9} {done:7,} x {rows:,}: {seconds:6.1f} s, {gigaflop / seconds:6.1f} "
+                f"GFLOP/s; {spent:6.1f} s of CPU, {gigaflop / spent:6.1f} GFLOP per second of it",
+                flush=True,
+            )
+        wall, cpu = (
+            one / all_ for one, all_ in zip(rates[options.what], rates["products"], strict=True)
+        )
+        print(f"of the products' rate: {wall:.2f} by the clock, {cpu:.2f} by CPU time", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory {peak:.2f} GiB")
 
