@@ -37,7 +37,7 @@ Lengths = Mapping[str, Int32[np.ndarray, " captions"]]
 def sample_all(inventory: Inventory, number: int) -> dict[str, Sample]:
     """A sample of every split, by the last part of its key."""
     return {
-        key.rsplit(".", 1)[-1]: Sample.take(split, number)
+        key.rsplit(".", 1)[-1]: Sample.take(split, number, inventory.kinds[key])
         for key, split in inventory.splits.items()
     }
 

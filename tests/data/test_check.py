@@ -1,5 +1,6 @@
 """The check of a recipe's data, as a user runs it, and what it says against what is there."""
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -16,6 +17,7 @@ from oner_jax.data import check, pipeline, records
 from oner_jax.data.checking import delivery_rate, drawings
 from oner_jax.data.checking.inventory import Inventory
 from oner_jax.data.checking.sample import Sample, length_line
+from oner_jax.data.kinds import IMAGE_ONLY, PAIRS, TEXT_ONLY
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
 from oner_jax.parallel.topology import Topology
@@ -88,7 +90,7 @@ def test_damaged_records_are_named(tmp_path: Path, capsys):
     items[3] = record(3, image=items[3].image[:60])
     items[7] = record(7, height=500)
     name = write_split(tmp_path / "split", items)
-    sample = Sample.take(records.open_split(name), 1000)
+    sample = Sample.take(records.open_split(name), 1000, PAIRS)
     assert [item.id for item in sample.records] == [
         item.id for number, item in enumerate(items) if number not in (3, 7)
     ]
@@ -104,9 +106,49 @@ def test_damaged_records_are_named(tmp_path: Path, capsys):
     assert f"error: damaged records in {name}: ingest the data again" in shown.err
 
 
+def test_a_record_needs_what_is_read_of_it(tmp_path: Path):
+    pictures = [dataclasses.replace(record(number), captions=()) for number in range(4)]
+    texts = [record(number, image=b"", height=0, width=0) for number in range(4)]
+    broken = [record(4, image=b"none"), record(5, image=b"none")]
+    split = records.open_split(write_split(tmp_path / "split", [*pictures, *texts, *broken]))
+    paired, image_only, text_only, evaluated = (
+        Sample.take(split, 100, kind) for kind in (PAIRS, IMAGE_ONLY, TEXT_ONLY, None)
+    )
+    assert paired.records == []
+    assert [fault.partition(": ")[2] for fault in paired.faults[:8]] == [
+        *["it has no caption"] * 4,
+        *["it has no picture"] * 4,
+    ]
+    assert image_only.records == evaluated.records == pictures
+    assert text_only.records == texts + broken
+    captions = [caption for item in texts + broken for caption in item.captions]
+    assert text_only.captions == captions
+
+
+def test_pictures_and_captions_alone_are_checked_as_such(tmp_path: Path, capsys):
+    texts = [record(number, image=b"", height=0, width=0) for number in range(30)]
+    names = {
+        "train": "embedded:train,embedded:val",
+        "image_only": write_split(tmp_path / "pictures", [record(n) for n in range(30)]),
+        "text_only": write_split(tmp_path / "texts", texts),
+    }
+    flags = [f"--config.data.{key}={name}" for key, name in names.items()]
+    flags += ["--config.data.image_only_batch_size=4", "--config.data.text_only_batch_size=4"]
+    code = run_program(check, TINY, *QUICK, *flags, f"--output={tmp_path}/look")
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    assert f"{names['image_only']}: all of 30 sampled records decode" in shown.out
+    assert f"{names['text_only']}: all of 30 sampled records can be read" in shown.out
+    assert f"{names['text_only']}: captions have" in shown.out
+    assert f"{names['image_only']}: captions have" not in shown.out
+    written = {path.name for path in (tmp_path / "look").iterdir()}
+    of_training = {f"sample_{key}.png" for key in ("train_1", "train_2", "image_only", "text_only")}
+    assert of_training < written
+
+
 def test_many_faults_are_cut_short(tmp_path: Path):
     items = [record(number, image=b"none") for number in range(30)]
-    sample = Sample.take(records.open_split(write_split(tmp_path / "split", items)), 25)
+    sample = Sample.take(records.open_split(write_split(tmp_path / "split", items)), 25, None)
     lines = sample.fault_lines()
     assert lines[0].endswith("25 of 25 sampled records cannot be used")
     assert len(lines) == 12
@@ -115,7 +157,7 @@ def test_many_faults_are_cut_short(tmp_path: Path):
 
 def test_a_sample_is_the_same_each_time_and_drawn_from_all():
     split = records.open_split("embedded:train")
-    first, second = (Sample.take(split, 60) for _ in range(2))
+    first, second = (Sample.take(split, 60, PAIRS) for _ in range(2))
     assert [item.id for item in first.records] == [item.id for item in second.records]
     places = {item.id: place for place, item in enumerate(split.records())}
     drawn = [places[item.id] for item in first.records]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from oner_jax.data.kinds import KINDS
+from oner_jax.data.kinds import KINDS, Kind
 from oner_jax.data.mixture import parse
 from oner_jax.data.records import Split, open_split
 from oner_jax.data.text import Tokenizer
@@ -16,26 +16,30 @@ _HASH_CHARACTERS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Inventory:
-    """By key of the config: splits that could be opened, and why others could not."""
+    """By key of the config: splits that could be opened, and why others could not.
+
+    `kinds` says what training reads of them; None for evaluation.
+    """
 
     splits: dict[str, Split]
+    kinds: dict[str, Kind | None]
     tokenizer: Tokenizer | None
     missing: dict[str, str]
 
     @classmethod
     def take(cls, config: ConfigDict) -> "Inventory":
         """Opens all that `config.data` names; nothing that is missing keeps the rest from it."""
-        splits, tokenizer, missing = {}, None, {}
-        for key, name in datasets(config):
+        splits, kinds, tokenizer, missing = {}, {}, None, {}
+        for key, name, kind in datasets(config):
             try:
-                splits[key] = open_split(name)
+                splits[key], kinds[key] = open_split(name), kind
             except InputError as error:
                 missing[key] = str(error)
         try:
             tokenizer = Tokenizer.load(config.data.tokenizer)
         except InputError as error:
             missing["data.tokenizer"] = str(error)
-        return cls(splits, tokenizer, missing)
+        return cls(splits, kinds, tokenizer, missing)
 
     def require_all(self) -> Tokenizer:
         """The tokenizer. Raises InputError, naming the keys, where anything is missing."""
@@ -67,10 +71,10 @@ class Inventory:
             yield f"{key:{width}}  MISSING: {problem}"
 
 
-def datasets(config: ConfigDict) -> Iterator[tuple[str, str]]:
-    """Keys of the config that name splits, each with a split; those of a mixture are numbered.
+def datasets(config: ConfigDict) -> Iterator[tuple[str, str, Kind | None]]:
+    """Keys of the config that name splits, each with a split and what training reads of it.
 
-    Raises InputError for what is no mixture.
+    Keys of a mixture's splits are numbered. Raises InputError for what is no mixture.
     """
     for kind in KINDS:
         key = f"data.{kind.key}"
@@ -78,9 +82,9 @@ def datasets(config: ConfigDict) -> Iterator[tuple[str, str]]:
             continue
         names, _ = parse(key, config.data[kind.key])
         for number, name in enumerate(names, start=1):
-            yield (f"{key}_{number}" if len(names) > 1 else key), name
+            yield (f"{key}_{number}" if len(names) > 1 else key), name, kind
     for key, name in config.data.evaluation.items():
-        yield f"data.evaluation.{key}", name
+        yield f"data.evaluation.{key}", name, None
 
 
 def _contents(split: Split) -> str:

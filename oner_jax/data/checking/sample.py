@@ -1,12 +1,14 @@
-"""A sample of a split's records, each read and decoded as training would."""
+"""A sample of a split's records, each read and decoded as it will be."""
 
 import dataclasses
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Int32
 
 from oner_jax.data import images, order
+from oner_jax.data.kinds import Kind
 from oner_jax.data.progress import Progress
 from oner_jax.data.records import Record, Split
 from oner_jax.data.stopwatch import cores
@@ -16,39 +18,48 @@ _NAMED = 10
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """The records that can be used, in their order in the split, and what is wrong with others."""
+    """The records that can be used, in their order in the split, and what is wrong with others.
+
+    `kind` is what training reads of them; None for evaluation, which does without captions.
+    """
 
     split: Split
+    kind: Kind | None
     records: list[Record]
     faults: list[str]
 
     @classmethod
-    def take(cls, split: Split, number: int) -> "Sample":
+    def take(cls, split: Split, number: int, kind: Kind | None) -> "Sample":
         """So many records, or all, drawn at random: the same each time."""
         number = min(number, len(split))
         drawn = order.example_indices(np.arange(number), len(split), seed=0)[0]
         usable, faults = [], []
         progress = Progress(f"records of {split.name}", number)
         with ThreadPoolExecutor(cores()) as pool:
-            for found in pool.map(lambda index: _examine(split, index), np.sort(drawn).tolist()):
+            examine = functools.partial(_examine, split, kind)
+            for found in pool.map(examine, np.sort(drawn).tolist()):
                 if isinstance(found, Record):
                     usable.append(found)
                 else:
                     faults.append(found)
                 progress.advance()
         progress.finish()
-        return cls(split, usable, faults)
+        return cls(split, kind, usable, faults)
 
     @property
     def captions(self) -> list[str]:
-        """Of all usable records."""
+        """Of all usable records; none where captions are not read."""
+        if self.kind is not None and not self.kind.captions:
+            return []
         return [caption for record in self.records for caption in record.captions]
 
     def fault_lines(self) -> list[str]:
         """What cannot be used, by name; of many, the first."""
         total = len(self.records) + len(self.faults)
         if not self.faults:
-            return [f"{self.split.name}: all of {total:,} sampled records decode"]
+            decoded = self.kind is None or self.kind.pictures
+            can = "decode" if decoded else "can be read"
+            return [f"{self.split.name}: all of {total:,} sampled records {can}"]
         lines = [
             f"{self.split.name}: {len(self.faults):,} of {total:,} sampled records cannot be used"
         ]
@@ -68,13 +79,18 @@ def length_line(name: str, lengths: Int32[np.ndarray, " captions"], text_tokens:
     )
 
 
-def _examine(split: Split, index: int) -> Record | str:
+def _examine(split: Split, kind: Kind | None, index: int) -> Record | str:
     """The record; if it cannot be used its name and why."""
     name = f"number {index}"
     try:
         record = Record.parse(split.read([index])[0])
         name = record.id
-        images.check_decodes(record.image, record.height, record.width)
+        if kind is not None and kind.captions and not record.captions:
+            return f"record {name}: it has no caption"
+        if kind is None or kind.pictures:
+            if not record.image:
+                return f"record {name}: it has no picture"
+            images.check_decodes(record.image, record.height, record.width)
     except Exception as error:  # array_record raises bare exceptions of several kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return f"record {name}: {reason}"
