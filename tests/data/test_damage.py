@@ -116,12 +116,11 @@ def test_what_is_made_alone_is_what_the_pipeline_makes(tmp_path, whole):
     assert compared == sum(not expected(s, r)[1] for s in range(12) for r in range(BATCH))
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_replace_the_same_records(split, whole, hosts):
+def test_hosts_replace_the_same_records(split, whole):
+    """However rows are dealt out to them."""
     made, losses = whole
     together = []
-    for host in range(hosts):
-        rows = np.arange(BATCH)[host::hosts]
+    for rows in (np.array([0, 5, 6, 11]), np.array([1, 2, 3, 4, 7, 8, 9, 10])):
         own, own_losses = batches(split, 4, first_step=3, rows=rows)
         together += own_losses
         for batch, part in zip(made[3:7], own, strict=True):

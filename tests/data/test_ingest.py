@@ -23,6 +23,7 @@ from tests.data.ingestion.fakes import example, files, in_parts, make
 from tests.data.samples import encoded, picture, run_program, write_jsonl
 from tests.data.sources import written
 from tests.data.sources.test_formats import WRITERS
+from tests.data.sources.test_tar_members import archive
 from tests.data.test_image_files import png_claiming
 
 ROWS = [{"image": f"images/{n}.png", "caption": f"a picture of thing {n}"} for n in range(12)]
@@ -245,6 +246,62 @@ def test_damage_is_counted_by_reason_and_costs_nothing_else(tmp_path, capsys):
     assert f"dropped {expected.total()} of {account['entries']} entries" in printed
     for reason, count in expected.items():
         assert f"  {count} {reason}, as {source}:" in printed
+
+
+def damaged_shards(folder: Path) -> Counter[str]:
+    """A folder of tar archives with 15 sound pairs, and how often each kind of damage is in it."""
+
+    def pair(key: str, image: bytes, caption: bytes) -> list[tuple[str, bytes]]:
+        return [(f"{key}.jpg", image), (f"{key}.txt", caption)]
+
+    def sound(*numbers: int) -> list[tuple[str, bytes]]:
+        pairs = [pair(f"{n:04d}", jpeg(n), f"thing {n}".encode()) for n in numbers]
+        return [member for members in pairs for member in members]
+
+    def jpeg(number: int) -> bytes:
+        return encoded(picture(number, 60, 80), "JPEG")
+
+    image = jpeg(50)
+    damaged = {
+        Reason.UNDECODABLE_IMAGE: pair("cut", image[: len(image) // 2], b"cut in the middle"),
+        Reason.EMPTY_IMAGE: pair("zero", b"", b"no bytes"),
+        Reason.DUPLICATE_ID: pair("0001", jpeg(60), b"again"),
+        Reason.INVALID_TEXT: pair("latin", image, b"caf\xe9"),
+        Reason.CAPTION_TOO_LONG: pair("long", image, b"x" * 100_000),
+        Reason.TOO_MANY_PIXELS: pair("bomb", png_claiming(30_000, 30_000), b"large"),
+    }
+    members = [member for pair in damaged.values() for member in pair]
+    whole = archive(sound(10, 11, 12, 13))
+    second_image = whole.index(jpeg(11)[-100:])
+    files = {
+        "00000.tar": archive(sound(0, 1, 2) + members + sound(3, 4)),
+        "00001.tar": whole[:second_image],
+        "00002.tar": archive([]),
+        "00003.tar": b"",
+        "00004.tar": archive(sound(*range(20, 29))),
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    archives = {Reason.TRUNCATED_ARCHIVE: 1, Reason.EMPTY_ARCHIVE: 2}
+    return Counter(dict.fromkeys(damaged, 1) | archives)
+
+
+def test_damaged_archives_cost_what_is_damaged_alone(tmp_path, capsys):
+    (tmp_path / "shards").mkdir()
+    expected = damaged_shards(tmp_path / "shards")
+    flags = [f"--source={tmp_path}/shards", f"--output={tmp_path}/out", "--validation_fraction=0"]
+    assert run_program(ingest, *flags, "--processes=1") == 0
+    printed = capsys.readouterr().out
+    numbers = [*range(5), 10, *range(20, 29)]
+    assert [item.captions[0] for item in stored(tmp_path, "train")] == [
+        f"thing {n}" for n in numbers
+    ]
+    account = manifests(tmp_path / "out")["train"]["source"]
+    assert account["dropped"] == dict(sorted(expected.items()))
+    assert account["entries"] == len(numbers) + expected.total()
+    listed = [loss for loss in dropped(tmp_path / "out") if loss["what"] == "example"]
+    assert Counter(loss["reason"] for loss in listed) == expected
+    assert f"dropped {expected.total()} of {account['entries']} entries" in printed
 
 
 def test_images_are_deduplicated_on_request_and_captions_are_counted(tmp_path):

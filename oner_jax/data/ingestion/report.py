@@ -27,7 +27,7 @@ def summary(output: epath.Path) -> Iterator[str]:
     examples = _first_of_each(output) if source["dropped"] or source["dropped_captions"] else {}
     for key, what, of in (
         ("dropped", "example", f"of {source['entries']:,} entries"),
-        ("dropped_captions", "caption", "captions"),
+        ("dropped_captions", "caption", "of all captions"),
     ):
         counts = collections.Counter(source[key])
         if counts:
