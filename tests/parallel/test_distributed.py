@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -265,3 +266,31 @@ def test_a_run_moves_between_devices_and_hosts(uninterrupted, tmp_path, places):
         assert result.returncode == 0, result.stderr
         assert f"continuing at step {step}" in result.stdout
     assert_same_run(uninterrupted, workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_is_named_and_the_launcher_continues(tmp_path, victim):
+    workdir = tmp_path / "killed"
+    own = ["--processes=2", "--devices_per_process=1", "--restarts=1", "--restart_lost", "--"]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "launch/local.py", *own),
+            *(*TRAIN, "--config.total_steps=60", f"--workdir={workdir}"),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not available_steps(workdir) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[victim]), signal.SIGKILL)
+    _, complaint = process.communicate(timeout=300)
+    assert process.returncode == 0, complaint
+    lost = f"stopped, because process {victim} ({socket.gethostname()}) is lost"
+    assert f"[{1 - victim}] {lost}" in complaint
+    assert "exit code 137: starting again" in complaint
+    assert [line["step"] for line in metrics(workdir)] == list(range(1, 61))
