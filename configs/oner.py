@@ -119,6 +119,14 @@ def get_config(argument: str = "b16") -> ConfigDict:
     # to 1 from 100k steps.
     config.momentum = {"start": 0.996, "end": 0.996}
 
+    # A step whose loss is not finite, or this far above the recent ones (in robust standard
+    # deviations; 0: however far), is skipped; many in a row roll the run back.
+    config.guards = guards = ConfigDict()
+    guards.spike_z_score = 10.0
+    guards.spike_window_steps = 128
+    guards.maximum_consecutive_skips = 10
+    guards.maximum_rollbacks = 1
+
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.interval_steps = 1000
     checkpoint.interval_minutes = 0.0  # 0: by steps alone

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import optax
+from jaxtyping import Array, Int
 
 from oner_jax.parallel.mesh import path_name
 
@@ -18,6 +19,12 @@ def decay_mask(parameters: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: re.search(NO_DECAY, path_name(path)) is None, parameters
     )
+
+
+def applied_updates(optimizer_state: Any) -> Int[Array, ""]:
+    """How many updates were made: where in its schedule the learning rate stands."""
+    # Adam's bias correction and the schedule count the same updates.
+    return optax.tree.get_all_with_path(optimizer_state, "count")[0][1]
 
 
 def make_optimizer(

@@ -18,6 +18,7 @@ from oner_jax.objectives.settings import ObjectiveSettings
 from oner_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
 from oner_jax.training import schedule
 from oner_jax.training.flops import StepFlops, step_flops
+from oner_jax.training.guards import GuardSettings
 from oner_jax.training.optimizer import make_optimizer
 from oner_jax.training.step import (
     TrainState,
@@ -37,6 +38,7 @@ class Recipe:
     model: PureModel
     objective: Objective
     optimizer: optax.GradientTransformation
+    guard: GuardSettings
     abstract: TrainState
     step: jax.stages.Wrapped
 
@@ -75,8 +77,14 @@ class Recipe:
             weight_decay=optimizer_config.weight_decay,
             clip_norm=optimizer_config.clip_norm,
         )
+        guard = GuardSettings.from_config(config.guards)
         abstract = abstract_state(
-            model, optimizer, mesh, config.sharding_rules, has_twin=objective.has_twin
+            model,
+            optimizer,
+            mesh,
+            config.sharding_rules,
+            has_twin=objective.has_twin,
+            guard=guard,
         )
         train_step = make_train_step(
             model,
@@ -84,11 +92,12 @@ class Recipe:
             optimizer,
             learning_rate=learning_rate,
             momentum=schedule.momentum(**config.momentum, total_steps=config.total_steps),
+            guard=guard,
             micro_batches=config.accumulation_steps,
             seed=config.seed,
         )
         step = compile_step(train_step, _shardings(abstract), mesh)
-        return cls(config, mesh, model, objective, optimizer, abstract, step)
+        return cls(config, mesh, model, objective, optimizer, guard, abstract, step)
 
     def abstract_batch(self) -> Batch:
         """Shapes, types and shardings of a global batch."""
@@ -113,7 +122,11 @@ class Recipe:
 
         def make() -> TrainState:
             return init_state(
-                self.model, self.optimizer, self.config.seed, has_twin=self.objective.has_twin
+                self.model,
+                self.optimizer,
+                self.config.seed,
+                has_twin=self.objective.has_twin,
+                guard=self.guard,
             )
 
         return jax.jit(make, out_shardings=_shardings(self.abstract))()

@@ -14,7 +14,10 @@ from oner_jax.models.pretraining import Parameters, PureModel
 from oner_jax.objectives.batch import Batch
 from oner_jax.objectives.objective import Objective
 from oner_jax.parallel.mesh import Rules, batch_sharding, replicated, shardings
+from oner_jax.training import guards
 from oner_jax.training.gradients import make_gradient_function
+from oner_jax.training.guards import GuardSettings, GuardState
+from oner_jax.training.optimizer import applied_updates
 from oner_jax.training.schedule import Schedule
 
 Metrics = dict[str, Float[Array, ""]]
@@ -30,15 +33,22 @@ class TrainState(NamedTuple):
     parameters: Parameters
     momentum: Parameters
     optimizer: Any
+    guard: GuardState
 
 
 def init_state(
-    model: PureModel, optimizer: optax.GradientTransformation, seed: int, *, has_twin: bool
+    model: PureModel,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    *,
+    has_twin: bool,
+    guard: GuardSettings,
 ) -> TrainState:
     """Fresh weights from `seed`; the momentum twin, where there is one, starts as a copy."""
     parameters = model.init(jax.random.key(seed))
     momentum = jax.tree.map(jnp.copy, parameters["backbone"]) if has_twin else {}
-    return TrainState(jnp.int32(0), parameters, momentum, optimizer.init(parameters))
+    optimizer_state = optimizer.init(parameters)
+    return TrainState(jnp.int32(0), parameters, momentum, optimizer_state, guards.init_guard(guard))
 
 
 def make_train_step(
@@ -48,13 +58,15 @@ def make_train_step(
     *,
     learning_rate: optax.Schedule,
     momentum: Schedule,
+    guard: GuardSettings,
     micro_batches: int,
     seed: int,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Build step(state, batch) -> (state, metrics), to be compiled with `compile_step`.
 
     Randomness is fold_in(seed, step). The batch is processed in `micro_batches` parts that all
-    contrast with the whole batch's keys: the gradient is that of the undivided batch.
+    contrast with the whole batch's keys: the gradient is that of the undivided batch. A step that
+    `guard` takes for bad leaves all but its own count and the guard's as it was.
     """
     rows = batch_sharding(objective.mesh)
     gradients_of = make_gradient_function(model, objective, micro_batches)
@@ -73,15 +85,25 @@ def make_train_step(
             twin = jax.tree.map(
                 lambda old, new: decay * old + (1 - decay) * new, twin, parameters["backbone"]
             )
+        loss, gradient_norm = objective.total(metrics), optax.global_norm(gradients)
+        accepted, guard_state, guard_metrics = guards.judge(guard, state.guard, loss, gradient_norm)
+        parameters, twin, optimizer_state = guards.choose(
+            accepted,
+            (parameters, twin, optimizer_state),
+            (state.parameters, state.momentum, state.optimizer),
+        )
+        rate = learning_rate(applied_updates(state.optimizer))
         metrics = {
-            "loss": objective.total(metrics),
+            "loss": loss,
             **metrics,
-            "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
+            "learning_rate": jnp.asarray(rate, jnp.float32),
             **twin_metrics,
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": gradient_norm,
             "parameter_norm": optax.global_norm(parameters),
+            **guard_metrics,
         }
-        return TrainState(state.step + 1, parameters, twin, optimizer_state), metrics
+        after = TrainState(state.step + 1, parameters, twin, optimizer_state, guard_state)
+        return after, metrics
 
     return train_step
 
@@ -108,9 +130,11 @@ def abstract_state(
     rules: Rules,
     *,
     has_twin: bool,
+    guard: GuardSettings,
 ) -> TrainState:
     """Shapes, types and shardings of the state, without making it."""
-    shapes = jax.eval_shape(functools.partial(init_state, model, optimizer, 0, has_twin=has_twin))
+    make = functools.partial(init_state, model, optimizer, 0, has_twin=has_twin, guard=guard)
+    shapes = jax.eval_shape(make)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
