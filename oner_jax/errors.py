@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 2 bad input (one clear line, no traceback); 75 preempted with a checkpoint
 saved (75 is sysexits' EX_TEMPFAIL: "try again"); 1 other processes of the run are missing or have
-failed, or storage fails (one line), or anything else (traceback shown).
+failed, storage fails or training diverges (one line), or anything else (traceback shown).
 """
 
 import sys
@@ -28,6 +28,10 @@ class ClusterError(Exception):
 class StorageError(Exception):
     """Files cannot be written or read, for a cause outside the program (a full disk, a folder that
     has gone). One line; when the cause is gone, the same command continues."""
+
+
+class Diverged(Exception):
+    """Training goes wrong again and again. One line; the same command would end the same."""
 
 
 class Preempted(Exception):
@@ -68,7 +72,7 @@ def run_program(
                     f"unexpected argument {arguments[1]!r}: every option is written --name=value"
                 )
             main(arguments)
-        except (InputError, ClusterError, StorageError, Preempted, OSError) as error:
+        except (InputError, ClusterError, StorageError, Diverged, Preempted, OSError) as error:
             sys.exit(report(error))
 
     app.run(guarded_main, flags_parser=parse)
@@ -79,7 +83,7 @@ def report(error: BaseException) -> int:
     if isinstance(error, Preempted):
         print(error, file=sys.stderr)
         return EXIT_PREEMPTED
-    if isinstance(error, InputError | ClusterError | StorageError):
+    if isinstance(error, InputError | ClusterError | StorageError | Diverged):
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAILED
     if isinstance(error, OSError) and error.filename is not None:

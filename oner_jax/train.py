@@ -26,10 +26,11 @@ from oner_jax.training.checkpoint_policy import CheckpointPolicy
 from oner_jax.training.checkpoints import Checkpoints
 from oner_jax.training.damage_log import DamageLog
 from oner_jax.training.goodput import Goodput
-from oner_jax.training.initialisation import initialise
 from oner_jax.training.loop import Evaluates, Loop
 from oner_jax.training.metrics import MetricsLog
 from oner_jax.training.recipe import Recipe
+from oner_jax.training.rollback import Rollbacks
+from oner_jax.training.start import state_at
 from oner_jax.training.step import TrainState
 from oner_jax.training.watchdog import Watchdog
 
@@ -81,7 +82,7 @@ def train(config: ConfigDict, folder: epath.Path, stop: StopRequest) -> TrainSta
         ) as damage,
         Checkpoints(folder, policy, lock) as checkpoints,
     ):
-        state, first_step = _first_state(recipe, checkpoints, data, damage)
+        state, first_step, rollbacks = _first_state(recipe, checkpoints, data, damage)
         goodput.go_back_to(first_step)
         speeds = preflight.measure(recipe.mesh) if config.preflight else None
         if distributed.is_main():
@@ -103,6 +104,7 @@ def train(config: ConfigDict, folder: epath.Path, stop: StopRequest) -> TrainSta
                 first_step,
                 batches_from=functools.partial(_batches_from, recipe, training_data, damage),
                 data=data,
+                rollbacks=rollbacks,
                 checkpoints=checkpoints,
                 log=log,
                 damage=damage,
@@ -127,23 +129,18 @@ def _evaluates(recipe: Recipe, folder: epath.Path) -> Evaluates | None:
 
 def _first_state(
     recipe: Recipe, checkpoints: Checkpoints, data: dict[str, Any], damage: DamageLog
-) -> tuple[TrainState, int]:
-    """The state to begin with: restored where there is a checkpoint, else fresh."""
+) -> tuple[TrainState, int, Rollbacks]:
+    """The state to begin with, restored where there is a checkpoint; its step; its roll-backs."""
     step = checkpoints.last_good()
-    if step is None:
-        damage.go_back_to(0, {})
-        state, said = initialise(recipe.init_state(), recipe.model, recipe.config.initialise)
-        if said and distributed.is_main():
-            print(said, flush=True)
-        return state, 0
-    state, position = checkpoints.restore(step, recipe.abstract)
-    if changes := configuration.differences(position["data"], data):
+    state, position = state_at(step, recipe, checkpoints)
+    if changes := configuration.differences(position.get("data", data), data):
         raise InputError(
             f"the training data changed since step {step} ({'; '.join(changes)}): bring the old "
             "data back, or start in another --workdir"
         )
-    damage.go_back_to(step, position.get("damaged", {}))
-    return state, step
+    step, rollbacks = step or 0, Rollbacks(recipe.guard, position)
+    damage.go_back_to(step + rollbacks.data_offset_steps, position.get("damaged", {}))
+    return state, step, rollbacks
 
 
 def _batches_from(

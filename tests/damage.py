@@ -7,18 +7,19 @@ from oner_jax.objectives.objective import Objective
 
 
 class Breakable(Objective):
-    """Every term is NaN, and so is its gradient, for a batch of white pictures."""
+    """Every term, and with it its gradient, is NaN for white pictures and huge for black ones."""
 
     def totals(self, batch):
-        poison = jnp.where((batch.image == 255).all(), jnp.nan, 1.0)
-        return {name: poison * total for name, total in super().totals(batch).items()}
+        white, black = (batch.image == 255).all(), (batch.image == 0).all()
+        factor = jnp.where(white, jnp.nan, jnp.where(black, 1e-3, 1.0))
+        return {name: factor * total for name, total in super().totals(batch).items()}
 
 
 def broken(batch: Batch) -> Batch:
-    """The batch on which a `Breakable` breaks."""
+    """A batch on which a `Breakable` gives no number."""
     return batch._replace(image=jnp.full_like(batch.image, 255))
 
 
-def mismatched(batch: Batch) -> Batch:
-    """Every picture with another one's caption."""
-    return batch._replace(image=jnp.roll(batch.image, 1, axis=0))
+def spiking(batch: Batch) -> Batch:
+    """A batch on which the loss of a `Breakable`, and its gradient, is a thousand times itself."""
+    return batch._replace(image=jnp.zeros_like(batch.image))

@@ -99,13 +99,14 @@ def judge(
         state.skipped_nonfinite + ~finite,
         state.skipped_spikes + spike,
     )
-    metrics = {
-        "guard/z_score": jnp.where(finite, z_score, 0.0),
-        "guard/consecutive_skips": after.consecutive_skips.astype(jnp.float32),
-        "guard/skipped_nonfinite": after.skipped_nonfinite.astype(jnp.float32),
-        "guard/skipped_spikes": after.skipped_spikes.astype(jnp.float32),
-    }
+    metrics = {"guard/z_score": jnp.where(finite, z_score, 0.0), **counts(after)}
     return accepted, after, metrics
+
+
+def counts(state: GuardState) -> dict[str, Float[Array, ""]]:
+    """The counts of `state` as metrics."""
+    names = ("consecutive_skips", "skipped_nonfinite", "skipped_spikes")
+    return {f"guard/{name}": getattr(state, name).astype(jnp.float32) for name in names}
 
 
 def choose(accepted: Bool[Array, ""], new: Any, old: Any) -> Any:

@@ -14,6 +14,7 @@ from oner_jax.training.goodput import Goodput
 from oner_jax.training.storage import Lines
 
 FILE = "metrics.jsonl"
+ROLLED_BACK_FILE = "rolled_back.jsonl"
 
 
 class MetricsLog:
@@ -25,6 +26,7 @@ class MetricsLog:
 
     def __init__(self, workdir: epath.Path | None, *, first_step: int, total_steps: int):
         self._file = self._tensorboard = None
+        self._workdir = workdir
         if workdir is not None:
             self._file = Lines(workdir / FILE, lines_up_to(workdir / FILE, first_step))
             self._tensorboard = _tensorboard_writer(workdir)
@@ -48,7 +50,7 @@ class MetricsLog:
         if self._bar is not None:
             self._bar.close()
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    def write(self, step: int, metrics: Mapping[str, float | int]) -> None:
         """Log `metrics` of the finished `step` (counted from 1)."""
         if self._file is None:
             return
@@ -67,6 +69,25 @@ class MetricsLog:
         else:
             shown.append(f"{self._eta(step)} left")
             print(f"step {step}/{self._total_steps}", *shown, sep="  ", flush=True)
+
+    def say(self, text: str) -> None:
+        """A line for the person who watches."""
+        if self._bar is not None:
+            self._bar.write(text)
+        elif self._file:
+            print(text, flush=True)
+
+    def go_back_to(self, step: int) -> None:
+        """The run goes on from `step`: what was logged beyond it moves to a file of its own."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+        if self._file is None or self._workdir is None:
+            return
+        self._file.close()
+        path, aside = self._workdir / FILE, self._workdir / ROLLED_BACK_FILE
+        beyond = [line for line in _lines(path) if _step_of(line) > step]
+        Lines(aside, _lines(aside) + beyond).close()
+        self._file = Lines(path, lines_up_to(path, step))
 
     def advance(self) -> None:
         """Move the progress bar by one step."""
@@ -113,19 +134,21 @@ class Throughput:
         return figures
 
 
-def _speed(metrics: Mapping[str, float]) -> str:
+def _speed(metrics: Mapping[str, float | int]) -> str:
     mfu = f"  MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""
     return f"{metrics['pairs_per_sec']:.0f} pairs/s{mfu}"
 
 
 def lines_up_to(path: epath.Path, step: int) -> list[str]:
     """Of a JSONL file, should it exist, those of steps up to `step`."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+    return [line for line in _lines(path) if _step_of(line) <= step]
 
 
-def _step_of(line: str) -> float:
+def _lines(path: epath.Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _step_of(line: str) -> int | float:
     """The line's step; infinity for a line that a kill cut short."""
     try:
         return json.loads(line)["step"]

@@ -18,7 +18,7 @@ from oner_jax.objectives.settings import ObjectiveSettings
 from oner_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
 from oner_jax.training import schedule
 from oner_jax.training.flops import StepFlops, step_flops
-from oner_jax.training.guards import GuardSettings
+from oner_jax.training.guards import GuardSettings, GuardState, init_guard
 from oner_jax.training.optimizer import make_optimizer
 from oner_jax.training.step import (
     TrainState,
@@ -131,6 +131,11 @@ class Recipe:
 
         return jax.jit(make, out_shardings=_shardings(self.abstract))()
 
+    def init_guard(self) -> GuardState:
+        """A guard that has seen nothing."""
+        shardings = _shardings(self.abstract.guard)
+        return jax.jit(lambda: init_guard(self.guard), out_shardings=shardings)()
+
 
 def _rows(config: ConfigDict) -> BatchRows:
     return BatchRows(
@@ -160,5 +165,5 @@ def _check_unpaired(config: ConfigDict, mesh: Mesh) -> None:
         check_batch_size(number, config.accumulation_steps, mesh, name=key)
 
 
-def _shardings(abstract: TrainState) -> TrainState:
+def _shardings(abstract: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.sharding, abstract)

@@ -6,6 +6,7 @@ lock.json       which process is at work in it
 metrics.jsonl   one object a log step, beside TensorBoard event files
 damaged.jsonl   one object for every damaged record that was replaced, if there were any
 goodput.json    seconds by category, over all restarts
+rolled_back.jsonl  what it held of steps that the run went back over, if it ever did
 checkpoints/    Orbax
 eval/, report/  written by `oner_jax.evaluate`
 """
@@ -45,6 +46,8 @@ FREE_KEYS = (
     "data.maximum_damaged_fraction",
     "data.threads",
     "evaluation.",
+    "guards.maximum_",
+    "guards.spike_z_score",
     "log_interval_steps",
     "mesh.",
     "model.layers_per_scan_step",

@@ -23,8 +23,10 @@ from oner_jax.parallel.mesh import make_mesh
 from oner_jax.training import checkpoint_policy, integrity
 from oner_jax.training.checkpoint_policy import CheckpointPolicy
 from oner_jax.training.checkpoints import Checkpoints, available_steps, load_run, resolve_step
+from oner_jax.training.guards import init_guard
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import TrainState
+from tests import small
 
 POLICY = CheckpointPolicy(interval_steps=1, keep=10)
 
@@ -63,7 +65,8 @@ def copy(saved, tmp_path) -> Path:
 
 def small_state(number: int) -> TrainState:
     """Of the form of a state, where what is in it does not matter."""
-    return TrainState(jnp.int32(number), {"w": jnp.full(3, number)}, {}, {"m": jnp.zeros(3)})
+    guard = init_guard(small.GUARD)
+    return TrainState(jnp.int32(number), {"w": jnp.full(3, number)}, {}, {"m": jnp.zeros(3)}, guard)
 
 
 def describe(array: jax.Array) -> jax.ShapeDtypeStruct:

@@ -18,6 +18,7 @@ from oner_jax.models.views import VIEWS, PairInputs
 from oner_jax.training import items
 from oner_jax.training.checkpoint_policy import CheckpointPolicy
 from oner_jax.training.checkpoints import Checkpoints
+from oner_jax.training.guards import init_guard
 from oner_jax.training.initialisation import find_weights, initialise, resample_positions
 from oner_jax.training.step import TrainState
 from tests import small
@@ -157,7 +158,7 @@ def chosen(source, **changes) -> ConfigDict:
 def fresh_state(model: PureModel) -> TrainState:
     parameters = jax.jit(model.init)(jax.random.key(0))
     momentum = jax.tree.map(jnp.copy, parameters["backbone"])
-    return TrainState(jnp.int32(0), parameters, momentum, {})
+    return TrainState(jnp.int32(0), parameters, momentum, {}, init_guard(small.GUARD))
 
 
 def write(path, layout: str, weights: dict[str, np.ndarray]):
@@ -225,7 +226,8 @@ def run(tmp_path_factory):
     (folder / "config.json").write_text(to_json(config))
     with Checkpoints(folder, CheckpointPolicy(interval_steps=1, keep=1)) as checkpoints:
         parameters = small.parameters(model, seed=5)
-        checkpoints.save(4, TrainState(jnp.int32(4), parameters, {}, {}), {})
+        state = TrainState(jnp.int32(4), parameters, {}, {}, init_guard(small.GUARD))
+        checkpoints.save(4, state, {})
     return folder, parameters
 
 
