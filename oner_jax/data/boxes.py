@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 
-from oner_jax.data.image_files import on_white, open_image
+from oner_jax.data.image_files import open_image
+from oner_jax.data.preprocessing import on_white
 from oner_jax.errors import InputError
 
 

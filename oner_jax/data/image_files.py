@@ -13,9 +13,11 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
 
-from oner_jax.data.sources.raw import Reason
+from oner_jax.data.preprocessing import encoder_pixels, upright
+from oner_jax.data.reasons import Reason
 
 # Decoding 64 million pixels takes 256 MB; a "decompression bomb" asks for far more.
 MAXIMUM_PIXELS = 64_000_000
@@ -94,6 +96,13 @@ def open_image(file: bytes) -> Image.Image:
     return image
 
 
+def file_pixels(file: bytes, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """What the encoder sees of the file's picture. UnfitImage if it cannot be decoded."""
+    image = _opened(file)
+    with _reading():
+        return encoder_pixels(image, size)
+
+
 def _opened(file: bytes) -> Image.Image:
     """The file with its header read and no pixel decoded."""
     with _reading():
@@ -125,21 +134,6 @@ def _reading() -> Iterator[None]:
     except Exception as error:  # its decoders raise nearly everything, struct.error to MemoryError
         message = str(error).replace("\n", " ") or type(error).__name__
         raise UnfitImage(Reason.UNDECODABLE_IMAGE, message) from error
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """The picture upright and in RGB, transparency on a white ground as in training."""
-    coloured = _upright(image).convert("RGBA")
-    ground = Image.new("RGBA", coloured.size, "white")
-    return Image.alpha_composite(ground, coloured).convert("RGB")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """As the file's EXIF orientation says, with at most eight bits a channel."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-        upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
-    return upright
 
 
 def _is_fit(image: Image.Image, file: bytes, options: ImageOptions) -> bool:
@@ -178,9 +172,9 @@ def _reencoded(image: Image.Image, options: ImageOptions) -> StoredImage:
         # twice the size wanted, or larger, leaves the result to the filter below.
         factor = 2 * options.maximum_side / max(image.size)
         image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
-    upright = _upright(image)
-    transparent = upright.has_transparency_data or options.pad_to_square
-    pixels = upright.convert("RGBA" if transparent else "RGB")
+    turned = upright(image)
+    transparent = turned.has_transparency_data or options.pad_to_square
+    pixels = turned.convert("RGBA" if transparent else "RGB")
     if shrinks:
         # Pillow weighs colours by their opacity here, so hidden colours do not bleed into edges.
         pixels.thumbnail((options.maximum_side, options.maximum_side), Image.Resampling.LANCZOS)

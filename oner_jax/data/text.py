@@ -48,10 +48,14 @@ MAXIMUM_SENTENCES = 1_000_000
 
 
 class Tokenizer:
-    """A trained SentencePiece model with this project's special ids. Pickled by its path."""
+    """A trained SentencePiece model with this project's special ids. Pickled by its path.
+
+    `model` is the file's content.
+    """
 
     def __init__(self, path: str, model: bytes):
         self.path = path
+        self.model = model
         self.content_hash = hashlib.sha256(model).hexdigest()
         self._processor = sentencepiece.SentencePieceProcessor()
         try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from oner_jax.data.image_files import on_white
+from oner_jax.data.preprocessing import on_white
 from oner_jax.data.text import Tokenizer
 from oner_jax.models.embedding import Embedder
 from oner_jax.training.checkpoints import load_run

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from oner_jax.configuration import nearest
 from oner_jax.data.boxes import content_hash, read_boxes
-from oner_jax.data.image_files import on_white, open_image
+from oner_jax.data.image_files import open_image
+from oner_jax.data.preprocessing import on_white
 from oner_jax.errors import InputError
 from oner_jax.evals.features import Examples
 from oner_jax.evals.protocols import PROTOCOLS

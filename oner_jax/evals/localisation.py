@@ -68,6 +68,16 @@ def overlap(
     return shared / (areas[0] + areas[1] - shared)
 
 
+def from_cold_to_hot(
+    heat: Float[np.ndarray, "queries side side"],
+) -> Float[np.ndarray, "queries side side"]:
+    """Each map from 0 to 1; a flat one is hot everywhere, so that its box is the whole picture."""
+    low, high = (edge(heat, axis=(1, 2), keepdims=True) for edge in (np.min, np.max))
+    scaled = (heat - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+    scaled[(high == low)[:, 0, 0]] = 1.0
+    return scaled
+
+
 def boxes_around_largest(
     heat: Float[np.ndarray, "queries side side"], threshold: float
 ) -> Float[np.ndarray, "queries 4"]:
@@ -153,10 +163,7 @@ def _pointing(heat: np.ndarray, inside: np.ndarray) -> Bool[np.ndarray, "queries
 def _boxes_at_best_threshold(
     maps: np.ndarray, right: np.ndarray, scored: np.ndarray
 ) -> Float[np.ndarray, "queries 4"]:
-    heat = upsampled(maps)
-    low, high = (edge(heat, axis=(1, 2), keepdims=True) for edge in (np.min, np.max))
-    scaled = (heat - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
-    scaled[(high == low)[:, 0, 0]] = 1.0  # a flat map is hot everywhere: the whole picture
+    scaled = from_cold_to_hot(upsampled(maps))
     found = np.stack([boxes_around_largest(scaled, threshold) for threshold in THRESHOLDS.tolist()])
     fitting = [_fits(at_threshold, right)[~scored].mean() for at_threshold in found]
     return found[int(np.argmax(fitting))]

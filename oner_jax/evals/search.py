@@ -17,7 +17,7 @@ MAXIMUM_SCORES = 2**26  # of one chunk: 256 MiB of float32
 
 # Of each group of scores the highest is kept first; only groups that can hold an answer are then
 # looked into.
-_GROUP = 64
+GROUP = 64
 
 Pairs = tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]
 PairsOf = Callable[[int, int], Pairs]
@@ -86,33 +86,34 @@ def best_of(
     Best first; of equal ones the first in the gallery comes first.
     """
     size = len(gallery)
-    padded = np.pad(gallery, [(0, -size % _GROUP), (0, 0)])
+    padded = np.pad(gallery, [(0, -size % GROUP), (0, 0)])
 
     def best(first: int, last: int, chunk: Array, held: Array) -> tuple[Array, Array]:
-        return _best(chunk, held, size, min(k, size))
+        return best_on_device(chunk, held, size, min(k, size))
 
     found, scores = _in_chunks(best, queries, padded, maximum_scores)
     return found.astype(np.int64), scores
 
 
 @functools.partial(jax.jit, static_argnames=("size", "k"))
-def _best(
+def best_on_device(
     queries: Float32[Array, "q width"],
     gallery: Float32[Array, "padded width"],
     size: int,
     k: int,
 ) -> tuple[Int32[Array, "q k"], Float32[Array, "q k"]]:
+    """As `best_of`, of the first `size` rows of a gallery whose length is a multiple of `GROUP`."""
     there = jnp.arange(len(gallery)) < size
     scores = jnp.where(there, _scores(queries, gallery), -jnp.inf)
-    groups = scores.reshape(len(queries), -1, _GROUP)
+    groups = scores.reshape(len(queries), -1, GROUP)
     # The k best lie in the k groups with the highest maxima. In ascending order of their numbers,
     # so that equal scores keep their order.
     _, chosen = jax.lax.top_k(groups.max(axis=2), min(k, groups.shape[1]))
     chosen = jnp.sort(chosen, axis=1)
     candidates = jnp.take_along_axis(groups, chosen[:, :, None], axis=1)
     values, place = jax.lax.top_k(candidates.reshape(len(queries), -1), k)
-    group = jnp.take_along_axis(chosen, place // _GROUP, axis=1)
-    return group * _GROUP + place % _GROUP, values
+    group = jnp.take_along_axis(chosen, place // GROUP, axis=1)
+    return group * GROUP + place % GROUP, values
 
 
 def _scores(queries: Array, gallery: Array) -> Float32[Array, "q gallery"]:

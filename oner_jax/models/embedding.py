@@ -43,8 +43,9 @@ class Embedder:
     """Embeds images (view I), captions (T) or pairs (IT), in batches over all devices of `mesh`
     (default: those of this process).
 
-    `views` names those that the model's architecture has. The last batch is padded, so that each
-    view compiles once and n may be anything.
+    `views` names those that the model's architecture has. Each batch is padded to the smallest of
+    `batch_size` (one number or several) that holds it, so that each view compiles once a size and n
+    may be anything.
     """
 
     def __init__(
@@ -52,14 +53,18 @@ class Embedder:
         model: PureModel,
         parameters: Parameters,
         mesh: Mesh | None = None,
-        batch_size: int = 128,
+        batch_size: int | Sequence[int] = 128,
     ):
         self.mesh = make_mesh(devices=jax.local_devices()) if mesh is None else mesh
         devices = self.mesh.size
-        self.batch_size = -(-batch_size // devices) * devices
+        sizes = [batch_size] if isinstance(batch_size, int) else batch_size
+        self._batch_sizes = sorted({-(-size // devices) * devices for size in sizes})
+        self.batch_size = self._batch_sizes[-1]
         self._backbone = jax.device_put(parameters["backbone"], replicated(self.mesh))
         self.views = model.views & {"I", "T", "IT"}
-        self._embed = {name: jax.jit(functools.partial(_embed, model, name)) for name in self.views}
+        self._embed = {
+            name: jax.jit(functools.partial(embed_view, model, name)) for name in self.views
+        }
         self._embed_patches = jax.jit(functools.partial(_embed_patches, model))
 
     def of(self, parameters: Parameters) -> "Embedder":
@@ -108,18 +113,19 @@ class Embedder:
         return [part[:count] for part in joined]
 
     def _put(self, rows: np.ndarray) -> jax.Array:
-        missing = self.batch_size - len(rows)
+        missing = next(size for size in self._batch_sizes if size >= len(rows)) - len(rows)
         padded = np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) if missing else rows
         return jax.device_put(padded, batch_sharding(self.mesh))
 
 
-def _embed(
+def embed_view(
     model: PureModel,
     view: str,
     parameters: Parameters,
     images: UInt8[Array, "n s s 3"] | None,
     text: Int32[Array, "n length"] | None,
 ) -> tuple[Float32[Array, "n d"], Float32[Array, "n w"]]:
+    """`Embeddings` of one view (I, T or IT), as a pure function of the backbone's parameters."""
     backbone = model.bind_backbone(parameters)
     pixels = None if images is None else normalize_pixels(images)
     states = backbone.encode(PairInputs(pixels, text, text), [VIEWS[view]], CLS_ALONE)[view]

@@ -90,6 +90,14 @@ def write_jsonl(directory: Path, rows: Sequence[dict | str]) -> Path:
 
 def run_program(program: ModuleType, *arguments: str) -> int:
     """Runs a program in this process, all but starting Python, and returns its exit code."""
+    # What other programs define, at import, under the same names.
+    others = {
+        name: flags.FLAGS[name]
+        for name in list(flags.FLAGS)
+        if str(flags.FLAGS.find_module_defining_flag(name)).startswith(("oner_jax", "launch"))
+    }
+    for name in others:
+        delattr(flags.FLAGS, name)
     before = set(flags.FLAGS)
     program.define_flags()
     try:
@@ -101,4 +109,6 @@ def run_program(program: ModuleType, *arguments: str) -> int:
     finally:
         for name in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, name)
+        for name, flag in others.items():
+            flags.FLAGS[name] = flag
     return int(end.value.code or 0)

@@ -9,7 +9,8 @@ from etils import epath
 from jaxtyping import Int32
 from matplotlib.figure import Figure
 
-from oner_jax.data.image_files import on_white, open_image
+from oner_jax.data.image_files import open_image
+from oner_jax.data.preprocessing import on_white
 from oner_jax.data.records import Record
 
 GRID_COLUMNS, GRID_ROWS = 6, 4

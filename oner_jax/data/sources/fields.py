@@ -132,13 +132,14 @@ def example_of(
         if status != _SUCCESS:
             raise _Unusable(Reason.NOT_DOWNLOADED, _text(fields, _ERROR) or status)
         captions = _captions(fields, names.captions)
-        read_image = _image(fields.get(names.image) if names.image else None, directory)
-        if read_image is None and not captions:
+        image = _image(fields.get(names.image) if names.image else None, directory)
+        if image is None and not captions:
             raise _Unusable(Reason.MISSING_IMAGE, "has neither an image nor a caption")
         return RawExample(
             location=location,
             id=_text(fields, names.id) or _utf8(default_id, "its name"),
-            read_image=read_image,
+            read_image=functools.partial(read_file, image) if isinstance(image, str) else image,
+            image_path=image if isinstance(image, str) else "",
             captions=captions,
             label=_text(fields, "label"),
             split=_text(fields, "split"),
@@ -162,7 +163,8 @@ def _captions(fields: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, .
     return tuple(found)
 
 
-def _image(value: Any, directory: str) -> Callable[[], bytes] | None:
+def _image(value: Any, directory: str) -> Callable[[], bytes] | str | None:
+    """How to get at the file's content, or its path; None if there is none."""
     if isinstance(value, Mapping):  # as Hugging Face's datasets hold it
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
     if isinstance(value, bytes):
@@ -178,7 +180,7 @@ def _image(value: Any, directory: str) -> Callable[[], bytes] | None:
     path = value if is_remote(value) else os.path.join(directory, value)
     if not is_remote(path):  # elsewhere asking costs as much as reading, which says it, too
         _check_local_file(path)
-    return functools.partial(read_file, path)
+    return path
 
 
 def _check_local_file(path: str) -> None:

@@ -7,33 +7,12 @@ is none and why; nothing is left out without a word.
 """
 
 import dataclasses
-import enum
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
+from oner_jax.data.reasons import Reason
 
-class Reason(enum.StrEnum):
-    """Why something in a source became no record. The keys of the manifest's `dropped`."""
-
-    # The source's own damage.
-    BROKEN_ENTRY = "broken_entry"  # a line, row or record that cannot be parsed
-    TRUNCATED_ARCHIVE = "truncated_archive"  # what follows in it cannot be read
-    EMPTY_ARCHIVE = "empty_archive"
-    NOT_DOWNLOADED = "not_downloaded"  # the tool that made the source says so
-    MISSING_IMAGE = "missing_image"
-    MISSING_CAPTION = "missing_caption"
-    EMPTY_IMAGE = "empty_image"  # a file of 0 bytes
-    UNDECODABLE_IMAGE = "undecodable_image"
-    TOO_MANY_PIXELS = "too_many_pixels"
-    INVALID_TEXT = "invalid_text"  # no UTF-8
-    DUPLICATE_ID = "duplicate_id"
-    BAD_SPLIT = "bad_split"  # cannot name a directory
-    # What the user's filters exclude.
-    DUPLICATE_IMAGE = "duplicate_image"
-    IMAGE_TOO_SMALL = "image_too_small"
-    ASPECT_TOO_WIDE = "aspect_too_wide"
-    CAPTION_TOO_SHORT = "caption_too_short"
-    CAPTION_TOO_LONG = "caption_too_long"
+__all__ = ["Dropped", "Part", "RawExample", "Reason"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +22,7 @@ class RawExample:
     `location` names where it stands in its source, for messages. `read_image` gives the file's
     bytes (or raises OSError), and is None for a text without a picture; a picture without a text
     has no captions. Else `captions` has the main one first. `split` is empty if the source does not
-    say.
+    say, `image_path` if the image is no file of its own.
     """
 
     location: str
@@ -53,6 +32,7 @@ class RawExample:
     label: str = ""
     split: str = ""
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    image_path: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

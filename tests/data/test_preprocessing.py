@@ -1,0 +1,109 @@
+"""Preprocessing without TensorFlow gives what evaluation's decoder gives."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from oner_jax.data.photos import photo_file
+from oner_jax.data.preprocessing import encoder_pixels, resized
+from tests.data.samples import encoded, picture
+from tests.data.test_images import any_files, decode, files
+
+
+def pixels_of(file: bytes, size: int) -> np.ndarray:
+    return encoder_pixels(Image.open(io.BytesIO(file)), size)
+
+
+def evaluated(file: bytes, size: int) -> np.ndarray:
+    """The centre crop as evaluation makes it."""
+    width, height = Image.open(io.BytesIO(file)).size
+    side = min(width, height)
+    return decode(file, [(height - side) // 2, (width - side) // 2, side, side], size)
+
+
+def assert_same_but_for_rounding(found: np.ndarray, expected: np.ndarray, share: float) -> None:
+    error = np.abs(found.astype(int) - expected)
+    assert error.max() <= 1
+    assert (error > 0).mean() <= share
+
+
+@pytest.mark.parametrize("kind", files())
+@pytest.mark.parametrize("size", [7, 16, 21])
+def test_every_kind_of_file_is_read_as_in_evaluation(kind, size):
+    if kind == "png 16 bit":
+        pytest.skip("Pillow reads 16 bits of grey with its own rounding: see the next test")
+    file = files()[kind]
+    assert_same_but_for_rounding(pixels_of(file, size), evaluated(file, size), share=0.02)
+
+
+@pytest.mark.parametrize("height", [90, 333, 480, 1000])
+def test_photographs_are_read_as_in_evaluation(height):
+    """At every scale that JPEG is decoded at, and of odd sizes."""
+    jpeg = photo_file(height, height, 1 + height * 4 // 3)
+    png = encoded(Image.open(io.BytesIO(jpeg)), "PNG")
+    for size in (48, 64):
+        for file in (jpeg, png):
+            assert_same_but_for_rounding(pixels_of(file, size), evaluated(file, size), share=0.01)
+
+
+@pytest.mark.parametrize("kind", any_files())
+def test_what_people_have_is_read_upright_on_white(kind):
+    file = any_files()[kind]
+    size = 48
+    found = pixels_of(file, size)
+    whole = pixels_of(file, 24).astype(float)
+    areas = found.reshape(24, 2, 24, 2, 3).mean(axis=(1, 3))
+    assert np.abs(areas - whole).max() <= 1, "a shrunk picture is the mean of the picture"
+    if "turned" in kind:
+        upright = encoded(picture(1, 48, 48), kind.split()[0], quality=95)
+        orientation = int(kind.split()[-1])
+        undo: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+            2: np.fliplr,
+            3: lambda x: np.rot90(x, 2),
+            4: np.flipud,
+            5: lambda x: x.swapaxes(0, 1),
+            6: lambda x: np.rot90(x, -1),
+            7: lambda x: np.rot90(x, 2).swapaxes(0, 1),
+            8: np.rot90,
+        }
+        expected = undo[orientation](pixels_of(upright, size)).astype(int)
+        assert np.abs(found - expected).mean() < 3
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.integers(1, 24), st.randoms(use_true_random=False)
+)
+def test_shrinking_is_the_mean_over_areas(more_rows, more_columns, size, random):
+    """By its definition: pixels repeated until the grids meet, then averaged."""
+    rows, columns = size + more_rows, size + more_columns
+    levels = np.random.default_rng(random.randrange(2**32)).integers(
+        0, 256, (rows, columns, 1), np.uint8
+    )
+    repeated = levels.astype(float).repeat(size, axis=0).repeat(size, axis=1)
+    means = repeated.reshape(size, rows, size, columns).mean(axis=(1, 3))
+    assert np.abs(resized(levels, size)[..., 0] - means).max() <= 0.5 + 1e-9
+
+
+def test_enlarging_is_linear_between_centres():
+    ramp = np.arange(4, dtype=np.uint8)[None, :, None].repeat(4, axis=0) * 40
+    expected = np.clip((np.arange(8) + 0.5) / 2 - 0.5, 0, 3) * 40
+    np.testing.assert_allclose(resized(ramp, 8)[3, :, 0], np.floor(expected + 0.5))
+
+
+def test_the_file_that_exports_carry_needs_numpy_and_pillow_alone():
+    program = (
+        "import sys, runpy; sys.path = [p for p in sys.path if p];"
+        "runpy.run_path('oner_jax/data/preprocessing.py');"
+        "print(sorted(sys.modules.keys() & {'oner_jax', 'jax', 'tensorflow', 'scipy'}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
