@@ -182,10 +182,10 @@ class Inputs(nnx.Module):
         words = jnp.take(self.word_table[...], ids, axis=0).astype(self.dtype)
         return words + self._positions(self.text_positions, 1)[: ids.shape[1]]
 
-    def cls(self, batch: int) -> Float[Array, "b 1 width"]:
-        """The one [CLS] vector of every view, for `batch` examples."""
+    def cls(self, tokens: Float[Array, "b _ width"]) -> Float[Array, "b 1 width"]:
+        """The one [CLS] vector of every view, for each example that has `tokens`."""
         token = self.cls_token[...].astype(self.dtype)
-        return jnp.broadcast_to(token, (batch, 1, token.shape[-1]))
+        return jnp.broadcast_to(token, (tokens.shape[0], 1, token.shape[-1]))
 
     def _positions(self, positions: nnx.Param, modality: int) -> Float[Array, "length width"]:
         table: jax.Array = positions[...]

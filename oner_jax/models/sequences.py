@@ -54,7 +54,7 @@ def make_sequence(
     words = None if ids is None else embed.embed_text(ids)
     part = patches if words is None else words
     assert part is not None, "a view with a caption needs token ids"
-    return join_sequence(embed.cls(len(part)), patches, words, ids=ids)
+    return join_sequence(embed.cls(part), patches, words, ids=ids)
 
 
 def join_sequence(
@@ -69,7 +69,7 @@ def join_sequence(
     tokens = jnp.concatenate(parts, axis=1)
     readable = None
     if ids is not None:
-        before = jnp.ones((len(ids), tokens.shape[1] - ids.shape[1]), bool)
+        before = jnp.ones((ids.shape[0], tokens.shape[1] - ids.shape[1]), bool)
         readable = jnp.concatenate([before, ids != PAD_ID], axis=1)
     patch_count, word_count = (0 if x is None else x.shape[1] for x in (patches, words))
     return TokenSequence(tokens, readable, patch_count, word_count)
@@ -125,7 +125,7 @@ def _positions(sequence: TokenSequence, wanted: Wanted | None) -> Int[Array, "b 
     """Of the wanted tokens in their sequence; None for all."""
     if wanted is None:
         return None
-    parts = [jnp.zeros((len(sequence.tokens), 0), jnp.int32)]
+    parts = [jnp.zeros((sequence.tokens.shape[0], 0), jnp.int32)]
     if wanted.patches is not None:
         parts.append(1 + wanted.patches)
     if wanted.words is not None:

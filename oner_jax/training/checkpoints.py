@@ -22,11 +22,13 @@ from ml_collections import ConfigDict
 
 from oner_jax import configuration
 from oner_jax.errors import InputError, StorageError
+from oner_jax.models.files import is_export
 from oner_jax.models.pretraining import Parameters, PureModel
 from oner_jax.models.settings import ModelSettings
 from oner_jax.parallel import distributed
 from oner_jax.training import integrity, items
 from oner_jax.training.checkpoint_policy import CheckpointPolicy, SaveClock
+from oner_jax.training.exported import exported_config, exported_parameters, exported_step
 from oner_jax.training.lock import Lock
 from oner_jax.training.step import TrainState
 from oner_jax.training.storage import failure_reason
@@ -245,8 +247,8 @@ def _arrays(state: TrainState) -> dict[str, Any]:
 
 
 def has_twin(config: ConfigDict) -> bool:
-    """Whether a run of this config keeps a momentum twin."""
-    return config.objective.key_source == "momentum"
+    """Whether a run of this config keeps a momentum twin; an export has one set of weights."""
+    return config.objective.key_source == "momentum" and "exported" not in config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +263,9 @@ class Run:
 
 
 def available_steps(workdir: epath.PathLike) -> list[int]:
-    """Steps of finished checkpoints, ascending."""
+    """Steps of finished checkpoints, ascending; an export has one."""
+    if is_export(workdir):
+        return [exported_step(workdir)]
     directory = epath.Path(workdir) / DIRECTORY
     if not directory.is_dir():
         return []
@@ -269,7 +273,7 @@ def available_steps(workdir: epath.PathLike) -> list[int]:
 
 
 def load_run(workdir: epath.PathLike, step: str | int = "last", weights: str = "online") -> Run:
-    """Load the model of a run for use, on one device.
+    """Load the model of a run, or of an export, for use, on one device.
 
     `step` is a number, "last", "best" (by the run's `checkpoint.best_metric`), or "init" for fresh
     weights from the run's seed. `weights` is "online" or "momentum" (the twin's backbone under the
@@ -283,7 +287,10 @@ def load_run(workdir: epath.PathLike, step: str | int = "last", weights: str = "
     number = resolve_step(workdir, step)
     names = ["parameters"]
     if weights == "momentum" and not has_twin(config):
-        raise InputError(f"{workdir} was trained without a momentum twin: use its online weights")
+        raise InputError(f"{workdir} holds no momentum twin: use its online weights")
+    if is_export(workdir):
+        parameters = jax.device_put(exported_parameters(workdir, model), jax.local_devices()[0])
+        return Run(config, model, parameters, number, workdir)
     if weights == "momentum":
         names.append("momentum")
     folder = epath.Path(workdir).resolve() / DIRECTORY / str(number)
@@ -300,7 +307,9 @@ def load_run(workdir: epath.PathLike, step: str | int = "last", weights: str = "
 
 
 def read_config(workdir: epath.PathLike) -> ConfigDict:
-    """The config that a run was made from."""
+    """The config that a run, or the run behind an export, was made from."""
+    if is_export(workdir):
+        return exported_config(workdir)
     try:
         return configuration.from_json((epath.Path(workdir) / "config.json").read_text())
     except FileNotFoundError:
@@ -316,7 +325,7 @@ def resolve_step(workdir: epath.PathLike, step: str | int) -> int:
     steps = available_steps(workdir)
     if not steps:
         raise InputError(f"{workdir} has no finished checkpoint yet")
-    if step == "last":
+    if step == "last" or (is_export(workdir) and step == "best"):
         return steps[-1]
     if step == "best":
         return _best_step(workdir, steps)

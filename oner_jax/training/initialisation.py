@@ -1,6 +1,7 @@
 """The weights that a fresh run begins with, from elsewhere: `config.initialise`.
 
-A source is a run of ours (its workdir, or one of its checkpoints) or a ViT (`vit_layouts`). Its
+A source is a run of ours (its workdir, or one of its checkpoints), an export of one, or a ViT
+(`vit_layouts`). Its
 arrays are found by name; position tables are resampled to the model's grid.
 """
 
@@ -16,10 +17,11 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError
+from oner_jax.models.files import is_export
 from oner_jax.models.pretraining import PureModel
 from oner_jax.parallel.mesh import path_name
 from oner_jax.training import items
-from oner_jax.training.checkpoints import DIRECTORY, resolve_step
+from oner_jax.training.checkpoints import DIRECTORY, load_run, resolve_step
 from oner_jax.training.step import TrainState
 from oner_jax.training.vit_layouts import Arrays, read_vit
 
@@ -130,6 +132,8 @@ def _read_source(source: epath.Path, model: PureModel) -> tuple[Arrays, list[str
     """Arrays by names of ours, and names of what a ViT has and ours has not."""
     if source.suffix in (".npz", ".safetensors") and source.exists():
         return _read_vit(source, model)
+    if is_export(source):
+        return items.by_name(load_run(source).parameters), []
     if (source / "parameters").is_dir():
         folder = source
     elif (source / DIRECTORY).is_dir():
@@ -139,6 +143,7 @@ def _read_source(source: epath.Path, model: PureModel) -> tuple[Arrays, list[str
     else:
         raise InputError(
             f"initialise.source={source} is no workdir, no checkpoint (WORKDIR/checkpoints/STEP), "
+            "no export, "
             "and no .npz or .safetensors file"
         )
     return items.by_name(items.read_arrays(folder.resolve(), ["parameters"])["parameters"]), []

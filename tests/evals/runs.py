@@ -38,11 +38,11 @@ def recipe_of(config: ConfigDict) -> Recipe:
     return Recipe.from_config(config, TextFormat(tokenizer.mask_id, tokenizer.word_start))
 
 
-def tiny_config(split: str) -> ConfigDict:
+def tiny_config(split: str, argument: str = "tiny", depth: int = 1) -> ConfigDict:
     """The config of that run on a split."""
-    config = get_config("tiny")
+    config = get_config(argument)
     with config.unlocked():
-        config.model.depth = 1
+        config.model.depth = depth
         config.data.train = split
         config.data.evaluation = {"toys": split}
         config.compilation_cache = ""
