@@ -1,0 +1,221 @@
+"""The Python API: everything a picture can come as, and what evaluation would say of it."""
+
+import inspect
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import oner_jax
+from oner_jax.data.evaluation import evaluation_set
+from oner_jax.errors import InputError
+from oner_jax.evals import localisation
+from oner_jax.exporting.folder import write_shared
+from oner_jax.exporting.formats import FORMATS
+from oner_jax.exporting.source import open_source
+from oner_jax.models.embedding import Embedder
+from oner_jax.training.checkpoints import load_run
+from tests.data.samples import encoded, picture, record
+from tests.runs import PICTURES, write_run
+
+ROOT = Path(__file__).parents[1]
+TEXTS = ["a red bicycle", "", "Zwei Kätzchen 🐈", "far too long " * 50]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return write_run(tmp_path_factory.mktemp("api") / "run", steps=(10,))
+
+
+@pytest.fixture(scope="module")
+def model(run) -> oner_jax.Model:
+    return oner_jax.load(run, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def exported(run) -> Path:
+    folder = run.parent / "exported"
+    folder.mkdir()
+    source = open_source(run)
+    write_shared(source, folder)
+    FORMATS["safetensors"].write(source, folder)
+    return folder
+
+
+def test_embeddings_are_those_of_evaluation(model, run):
+    """From the same files, through the pipeline that decodes in TensorFlow."""
+    toys = evaluation_set(str(run / "pictures"), image_size=32)
+    pixels = np.concatenate(list(toys.image_batches(PICTURES)))
+    own = np.stack([model.pixels(record(number).image) for number in range(PICTURES)])
+    assert np.abs(own.astype(int) - pixels).max() <= 1
+    loaded = load_run(run)
+    evaluation = Embedder(loaded.model, loaded.parameters, batch_size=8)
+    ids = model.tokenizer.encode(TEXTS, 8)
+    np.testing.assert_allclose(
+        model.embed_arrays(pixels, None), evaluation(images=pixels).projected, atol=1e-6
+    )
+    np.testing.assert_allclose(model.embed(texts=TEXTS), evaluation(text=ids).projected, atol=1e-6)
+    files = [record(number).image for number in range(PICTURES)]
+    both = model.embed(images=files[:4], texts=TEXTS)
+    np.testing.assert_allclose(both, evaluation(images=own[:4], text=ids).projected, atol=1e-6)
+    # One level in a few pixels is nothing that an embedding shows.
+    np.testing.assert_allclose(
+        model.embed(images=files), evaluation(images=pixels).projected, atol=0.02
+    )
+
+
+def test_a_picture_may_come_as_anything(model, tmp_path):
+    pixels = picture(1, 40, 56)
+    file = encoded(pixels, "PNG")
+    (tmp_path / "one.png").write_bytes(file)
+    path = tmp_path / "one.png"
+    expected = model.embed(images=path)
+    assert expected.shape == (1, model.features)
+    for given in (
+        str(path),
+        file,
+        Image.open(path),
+        Image.open(io.BytesIO(file)).convert("RGBA"),
+        pixels,
+        np.dstack([pixels, np.full((40, 56), 255, np.uint8)]),
+        [path],
+        (pixels,),
+        pixels[None],
+    ):
+        np.testing.assert_array_equal(model.embed(images=given), expected)
+    grey = pixels[..., 0]
+    three = model.embed(images=np.repeat(grey[..., None], 3, axis=2))
+    for given in (grey, grey[..., None], Image.fromarray(grey)):
+        np.testing.assert_array_equal(model.embed(images=given), three)
+    jpeg = Image.open(io.BytesIO(encoded(picture(1, 800, 900), "JPEG")))
+    model.embed(images=jpeg)
+    assert jpeg.size == (900, 800), "the caller's image is as it was"
+
+
+def test_rows_do_not_depend_on_their_batch(model):
+    pictures = [picture(number, 20 + number, 30) for number in range(19)]
+    together = model.embed(images=pictures)
+    assert together.shape == (19, model.features)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    for number in (0, 7, 18):
+        np.testing.assert_allclose(
+            model.embed(images=pictures[number])[0], together[number], atol=1e-5
+        )
+    assert model.embed(images=[]).shape == (0, model.features)
+
+
+def test_similarity_is_the_cosine(model):
+    a, b = model.embed(texts=TEXTS), model.embed(texts="a cat")
+    found = model.similarity(a, b)
+    cosines = (a @ b.T) / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(b)
+    np.testing.assert_allclose(found, cosines, atol=1e-5)
+
+
+def test_localisation_is_that_of_evaluation(model, run):
+    pixels = picture(5, 90, 120)
+    found = model.localize(pixels, "a red bicycle")
+    assert found.heat_map.shape == (90, 120)
+    assert found.heat_map.dtype == np.float32
+    assert 0 <= found.heat_map.min() < 0.1
+    assert 0.9 < found.heat_map.max() <= 1
+    left, top, right, bottom = found.box
+    assert 0 <= left < right <= 120
+    assert 0 <= top < bottom <= 90
+    squeezed = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.LANCZOS))
+    loaded = load_run(run)
+    evaluation = Embedder(loaded.model, loaded.parameters, batch_size=8)
+    maps = localisation.heat_maps(
+        evaluation(text=model.token_ids(["a red bicycle"])).projected,
+        evaluation.patches(squeezed[None]).projected,
+    )
+    row, column = np.unravel_index(maps[0].argmax(), (4, 4))
+    heat = found.heat_map
+    hottest = np.unravel_index(heat.argmax(), heat.shape)
+    assert abs(hottest[0] / 90 - (row + 0.5) / 4) < 0.25
+    assert abs(hottest[1] / 120 - (column + 0.5) / 4) < 0.25
+    inside = heat[round(top) : round(bottom), round(left) : round(right)]
+    assert inside.mean() > heat.mean()
+
+
+def test_an_export_embeds_like_its_run(model, exported):
+    other = oner_jax.load(exported, batch_size=8)
+    assert other.identity == model.identity
+    np.testing.assert_array_equal(other.embed(texts=TEXTS), model.embed(texts=TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({}, "give images=, texts= or both"),
+        (dict(images=[b""] * 2, texts=["one"]), "2 images but 1 texts"),
+        (dict(images="nowhere.jpg"), r"nowhere\.jpg: cannot be read \(No such file"),
+        (dict(images=str(ROOT / "tests")), r"tests: cannot be read \(Is a directory"),
+        (dict(images=[picture(1), b"a text"]), "image 1: no picture of a known format"),
+        (dict(images=encoded(picture(1, 60, 60), "JPEG")[:900]), "image 0: "),
+        (dict(images=np.zeros((5, 5, 3), np.float32)), r"array of float32 \[5, 5, 3\] is no pict"),
+        (dict(images=np.zeros((5, 5, 7), np.uint8)), r"array of uint8 \[5, 5, 7\] is no picture"),
+        (dict(images=np.zeros((0, 5, 3), np.uint8)), r"array of uint8 \[0, 5, 3\] is no picture"),
+    ],
+)
+def test_what_cannot_be_embedded_is_named(model, given, complaint):
+    with pytest.raises(InputError, match=complaint) as caught:
+        model.embed(**given)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_towers_have_no_joint_view(tmp_path):
+    folder = write_run(
+        tmp_path / "run", argument="tiny,architecture=two_towers,terms=itc", steps=(5,)
+    )
+    towers = oner_jax.load(folder)
+    assert towers.views == {"I", "T"}
+    with pytest.raises(InputError, match="two_towers has no joint view"):
+        towers.embed(images=picture(1), texts="a cat")
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "complaint"),
+    [
+        ("nowhere", {}, "nowhere holds no run"),
+        (".", {"step": 7}, "no checkpoint 7"),
+        (".", {"batch_size": 0}, "batch_size=0 must be at least 1"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(run, path, options, complaint):
+    with pytest.raises(InputError, match=complaint):
+        oner_jax.load(run / path, **options)
+
+
+def test_the_package_is_light_and_its_use_takes_no_tensorflow(exported):
+    program = (
+        "import sys, oner_jax, json\n"
+        "light = sorted({'jax', 'numpy', 'tensorflow'} & sys.modules.keys())\n"
+        f"model = oner_jax.load({str(exported)!r})\n"
+        "model.localize(__import__('numpy').zeros((9, 9, 3), 'uint8'), 'a cat')\n"
+        "print(json.dumps([light, 'tensorflow' in sys.modules]))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert json.loads(result.stdout) == [[], False]
+
+
+def test_the_api_is_documented():
+    for name in oner_jax.__all__:
+        public = getattr(oner_jax, name)
+        assert public.__doc__
+        for member, value in inspect.getmembers(public):
+            if callable(value) and not member.startswith("_"):
+                assert value.__doc__, f"{name}.{member}"
