@@ -1,0 +1,41 @@
+"""Embed a collection: `python -m oner_jax.embed --model=DIR --source=photos --output=DIR`.
+
+`--source` is a folder of pictures, a JSONL file, or anything else that ingest reads (README.md).
+`--view=image` gives a row for each picture, `text` for each caption, `joint` for each picture with
+its main caption. `--output` becomes a folder with `embeddings.npy` and `rows.jsonl` (id, image and
+caption of each row), or with `--format=parquet` one table of both. What cannot be embedded is left
+out, counted in `manifest.json` and listed in `dropped.jsonl`. After a kill, the same command goes
+on; the bytes are the same.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from oner_jax.data.command_line import required
+from oner_jax.errors import run_program
+from oner_jax.indexing import command_line
+from oner_jax.indexing.work import FILE_FORMATS
+
+
+def define_flags() -> None:
+    """The program's command line."""
+    command_line.define_flags()
+    flags.DEFINE_string("output", None, "folder to make")
+    flags.DEFINE_enum("format", FILE_FORMATS[0], FILE_FORMATS, "of the embeddings")
+
+
+def main(_: Sequence[str]) -> None:
+    """Embed as the flags say."""
+    _, source, output = required("model", "source", "output")
+    model = command_line.chosen_model()
+    manifest = command_line.embed_source(model, source, Path(output), flags.FLAGS.format)
+    dropped = sum(manifest["dropped"].values())
+    left_out = f"; left out {dropped:,} (see dropped.jsonl)" if dropped else ""
+    print(f"{output}: {manifest['rows']:,} rows of {manifest['features']} features{left_out}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    run_program(main)

@@ -1,0 +1,1 @@
+"""Collections of embeddings: made from any source of data, resumable, and searched."""

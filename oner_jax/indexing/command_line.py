@@ -1,0 +1,62 @@
+"""What the programs that embed and search share of their command lines."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from oner_jax import api, configuration
+from oner_jax.data import sources
+from oner_jax.data.command_line import required
+from oner_jax.errors import InputError
+from oner_jax.indexing import making
+from oner_jax.indexing.rows import VIEWS
+
+
+def define_flags() -> None:
+    """Of the model, the source and the view."""
+    flags.DEFINE_string("model", None, "run's folder or an export")
+    flags.DEFINE_string("step", "last", "of a run: which checkpoint; a step, last, or best")
+    flags.DEFINE_enum("weights", "online", ["online", "momentum"], "of a run: which weights")
+    flags.DEFINE_string("source", None, "folder of pictures, JSONL, or anything ingest reads")
+    flags.DEFINE_enum("source_format", "", ["", *sources.FORMATS], "empty: find it out")
+    flags.DEFINE_enum("view", "image", list(VIEWS), "what of each example becomes a row")
+    flags.DEFINE_integer("batch_size", api.BATCH_SIZE, "embedded at once", lower_bound=1)
+
+
+def chosen_model() -> api.Model:
+    """The model that the flags name."""
+    (path,) = required("model")
+    values = flags.FLAGS
+    model = api.load(path, step=values.step, weights=values.weights, batch_size=values.batch_size)
+    configuration.use_compilation_cache(model.config.compilation_cache)
+    return model
+
+
+def embed_source(model: api.Model, name: str, out: Path, file_format: str) -> dict[str, Any]:
+    """Embed the source of this name as the flags say; the manifest of the result."""
+    values = flags.FLAGS
+    source_format = values.source_format or _format_of(name)
+    parts = sources.open_source(
+        name, source_format, examples_per_part=making.BATCHES_PER_PART * model.batch_size
+    )
+    if not parts:
+        raise InputError(f"--source={name} holds no examples")
+    return making.make_embeddings(
+        model,
+        parts,
+        values.view,
+        out,
+        file_format=file_format,
+        source=name if "://" in name else os.path.abspath(name),
+    )
+
+
+def _format_of(name: str) -> str:
+    """A folder of pictures needs no texts beside them here."""
+    if os.path.isdir(name) and not sources.files.find(name).has(
+        *(f".{ending}" for ending in ("tar", "tfrecord", "jsonl", "csv", "tsv", "parquet"))
+    ):
+        return "folder"
+    return sources.recognised_format(name)
