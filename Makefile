@@ -61,6 +61,14 @@ test-beam: ## Run the tests of ingestion under Apache Beam, in an environment of
 		-r requirements-dev.txt -r requirements-beam.txt; }
 	.venv-beam/bin/python -m pytest tests/data/test_ingest_beam.py
 
+# What jax2onnx needs holds back Orbax, so it has an environment of its own, without the lock.
+.PHONY: test-extras
+test-extras: ## Run the tests of ONNX and FAISS, in an environment of its own
+	test -x .venv-extras/bin/pytest || { $(PYTHON) -m venv --clear .venv-extras && \
+		.venv-extras/bin/python -m pip install --disable-pip-version-check $(REQUIREMENTS:%=-r %) \
+		-r requirements-dev.txt -r requirements-onnx.txt -r requirements-search.txt; }
+	.venv-extras/bin/python -m pytest tests/exporting tests/indexing -k "onnx or faiss"
+
 .PHONY: lint
 lint: $(INSTALLED_DEV) ## Check style, formatting, types and, to be told of, vulnerabilities
 	$(VENV)/bin/ruff check .
@@ -99,7 +107,7 @@ lock: $(INSTALLED_DEV) ## Resolve both lock files anew, for every supported Pyth
 
 .PHONY: clean
 clean: ## Remove the environment and all caches (keeps runs/)
-	rm -rf $(VENV) .venv-beam .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-beam .venv-extras .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 
 $(INSTALLED): $(REQUIREMENTS) $(LOCK)
 	@$(PYTHON) -c '' 2>/dev/null || { echo "error: $(PYTHON) does not run; install" \

@@ -43,7 +43,13 @@ def undeclared_imports(folders: list[str], requirements: set[str]) -> set[str]:
 
 def test_every_import_is_declared():
     programs = names(
-        declared("requirements.txt", "requirements-beam.txt", "requirements-clip_benchmark.txt")
+        declared(
+            "requirements.txt",
+            *(
+                f"requirements-{extra}.txt"
+                for extra in ("beam", "clip_benchmark", "onnx", "search")
+            ),
+        )
     )
     assert undeclared_imports(["oner_jax", "configs", "launch"], programs) == set()
     development = names(declared("requirements-dev.txt"))
