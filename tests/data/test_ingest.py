@@ -322,7 +322,7 @@ def test_images_are_deduplicated_on_request_and_captions_are_counted(tmp_path):
         (loss["what"], loss["location"].rpartition(":")[2]) for loss in dropped(tmp_path / "out")
     ] == [("example", "4"), ("caption", "5"), ("example", "8"), ("example", "9")]
     details = [loss["detail"] for loss in dropped(tmp_path / "out")]
-    assert details[0] == f"as {source}:1"
+    assert details[0] == f"like {source}:1"
 
 
 def test_unpaired_records_have_splits_of_their_own(tmp_path):

@@ -118,7 +118,7 @@ def _all_losses(duplicates: Duplicates, number_of_parts: int, staging: Staging) 
                     split=duplicates.splits[n],
                     location=locations[duplicates.row[n]],
                     reason=duplicates.reasons[n],
-                    detail=f"as {first_locations[n]}",
+                    detail=f"like {first_locations[n]}",
                 )
                 for n in numbers
             ]
