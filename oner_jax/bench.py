@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -31,6 +30,7 @@ from oner_jax.parallel.chips import Peak
 from oner_jax.training.memory import out_of_memory_explained
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import Metrics, TrainState
+from oner_jax.training.synthetic import synthetic_batch
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
 STEPS = flags.DEFINE_integer("steps", 10, "Steps of one repeat.", lower_bound=1)
@@ -83,37 +83,6 @@ def measure(config: ConfigDict, *, steps: int, repeats: int, profile: str | None
         "temporary_bytes": memory.temp_size_in_bytes if memory else None,
         "loss": float(metrics["loss"]),
     }
-
-
-def synthetic_batch(recipe: Recipe, seed: int = 0) -> Batch:
-    """Random pictures and captions of every length, made for the recipe's mesh."""
-    random = np.random.default_rng(seed)
-    abstract = recipe.abstract_batch()
-
-    def pictures(shape: tuple[int, ...]) -> np.ndarray:
-        return random.integers(0, 256, shape, np.uint8)
-
-    def captions(shape: tuple[int, ...]) -> np.ndarray:
-        text = random.integers(3, recipe.config.model.vocabulary_size, shape, np.int32)
-        rows, length = shape
-        text[np.arange(length) >= random.integers(1, length + 1, (rows, 1))] = 0
-        return text
-
-    arrays = {
-        "image": pictures(abstract.image.shape),
-        "text": captions(abstract.text.shape),
-        "caption_hash": np.arange(1, recipe.rows.pairs + 1, dtype=np.uint32),
-    }
-    if abstract.image_only is not None:
-        arrays["image_only"] = pictures(abstract.image_only.shape)
-    if abstract.text_only is not None:
-        arrays["text_only"] = captions(abstract.text_only.shape)
-    return Batch(
-        **{
-            name: jax.device_put(array, getattr(abstract, name).sharding)
-            for name, array in arrays.items()
-        }
-    )
 
 
 def _run(

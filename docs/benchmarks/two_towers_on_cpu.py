@@ -66,9 +66,9 @@ def ours(_):
 
     from configs import clip
     from oner_jax import configuration
-    from oner_jax.bench import synthetic_batch
     from oner_jax.objectives.batch import TextFormat
     from oner_jax.training.recipe import Recipe
+    from oner_jax.training.synthetic import synthetic_batch
 
     config = clip.get_config("ti16,sigmoid")
     config.batch_size, config.total_epochs, config.total_steps = BATCH, 0.0, 1000

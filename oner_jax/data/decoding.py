@@ -1,7 +1,9 @@
 """Batches of records to batches of pixels, in tf.data."""
 
+import contextlib
 import functools
 import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import SupportsIndex
 
@@ -59,6 +61,32 @@ def decoded(
     return dataset.batch(batch_size).prefetch(_PREFETCH_BATCHES).with_options(options)
 
 
+class ArrayIterator(Iterator[dict[str, np.ndarray]]):
+    """The arrays of `build(steps)`, which may be dropped at any time.
+
+    TensorFlow takes an iterator down with Python's lock in its hands, and waits for calls in
+    flight; a `numpy_function` among them waits for that lock. So one that is dropped, or left when
+    the program ends, runs dry first: no step is begun any more, what is in flight is awaited.
+    """
+
+    def __init__(self, steps: tf.data.Dataset, build: Callable[[tf.data.Dataset], tf.data.Dataset]):
+        wanted = tf.Variable(True, trainable=False)
+        dataset = build(steps.take_while(no_autograph(lambda _: wanted.read_value())))
+        self._arrays = dataset.as_numpy_iterator()
+        weakref.finalize(self, _run_dry, self._arrays, wanted)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._arrays)
+
+
+def _run_dry(arrays: Iterator[dict[str, np.ndarray]], wanted: tf.Variable) -> None:
+    wanted.assign(False)
+    while True:
+        with contextlib.suppress(tf.errors.OpError):
+            if next(arrays, None) is None:
+                return
+
+
 @functools.cache
 def decoder(image_size: int) -> Callable[..., tf.Tensor]:
     """One picture as `decoded` makes it: (encoded, box, mirror) to pixels, for use outside it."""
@@ -76,19 +104,19 @@ def decoder(image_size: int) -> Callable[..., tf.Tensor]:
 
 
 class DecodedBatches(Iterator[dict[str, np.ndarray]]):
-    """A dataset's batches of steps `first_step`, ...; a failure names the record at fault.
+    """Batches of steps `first_step`, ...; a failure names the record at fault.
 
     Finding that record is left to the failure: the step is known, so its records are tried again.
     """
 
     def __init__(
         self,
-        dataset: tf.data.Dataset,
+        batches: ArrayIterator,
         split: records.Split,
         indices_of: Callable[[int], Int64[np.ndarray, " b"]],
         first_step: int,
     ):
-        self._batches = dataset.as_numpy_iterator()
+        self._batches = batches
         self._split = split
         self._indices_of = indices_of
         self._step = first_step

@@ -7,7 +7,14 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from oner_jax.data import images, records
-from oner_jax.data.decoding import FEATURES, DecodedBatches, as_strings, decoded, no_autograph
+from oner_jax.data.decoding import (
+    FEATURES,
+    ArrayIterator,
+    DecodedBatches,
+    as_strings,
+    decoded,
+    no_autograph,
+)
 from oner_jax.data.host_tensorflow import tf
 
 
@@ -52,9 +59,13 @@ class EvaluationSet:
             return {"image": example["image"], "box": box, "mirror": mirror}
 
         steps = -(-len(chosen) // batch_size)
-        dataset = tf.data.Dataset.range(steps).map(load, num_parallel_calls=2)
-        dataset = decoded(dataset, self.image_size, batch_size, threads=0)
-        for batch in DecodedBatches(dataset, self.split, indices_of, first_step=0):
+
+        def build(steps: tf.data.Dataset) -> tf.data.Dataset:
+            loaded = steps.map(load, num_parallel_calls=2)
+            return decoded(loaded, self.image_size, batch_size, threads=0)
+
+        batches = ArrayIterator(tf.data.Dataset.range(steps), build)
+        for batch in DecodedBatches(batches, self.split, indices_of, first_step=0):
             yield batch["image"]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from oner_jax.data.damage import Loss
-from oner_jax.data.decoding import FEATURES, as_strings, decoded, no_autograph
+from oner_jax.data.decoding import FEATURES, ArrayIterator, as_strings, decoded, no_autograph
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.data.kinds import Kind
 from oner_jax.data.mending import Mender
@@ -45,17 +45,15 @@ class Stream(Iterator[Arrays]):
         first_step: int,
     ):
         self._kind = kind
-        self._batch_size, self._rows, self._step = batch_size, rows, first_step
+        self._rows, self._step = rows, first_step
         self.losses: list[Loss] = []
-        dataset = _dataset(kind, reader, data, self._positions, len(rows), first_step)
-        self._chunks = dataset.as_numpy_iterator()
+        # Nothing in the pipeline refers to this stream, or it would never be dropped.
+        self._positions = functools.partial(_positions, batch_size, rows)
+        build = functools.partial(_dataset, kind, reader, data, self._positions, len(rows))
+        self._chunks = ArrayIterator(tf.data.Dataset.counter(first_step), build)
         self._rest: Arrays | None = None
         self._mender = Mender(kind, reader, data.image_size)
         self._pool = ThreadPoolExecutor(data.threads or None)
-
-    def _positions(self, step: int) -> Int64[np.ndarray, " b"]:
-        """Where in all of training the rows of a step stand."""
-        return step * self._batch_size + self._rows
 
     def __next__(self) -> Arrays:
         positions = self._positions(self._step)
@@ -103,6 +101,13 @@ class Stream(Iterator[Arrays]):
         return full
 
 
+def _positions(
+    batch_size: int, rows: Int64[np.ndarray, " b"], step: int
+) -> Int64[np.ndarray, " b"]:
+    """Where in all of training the rows of a step stand."""
+    return step * batch_size + rows
+
+
 def _marker(step: int) -> int:
     """What stands for the position in the marker of a step."""
     return -1 - step
@@ -121,7 +126,7 @@ def _dataset(
     data: DataOptions,
     positions_of: Callable[[int], Int64[np.ndarray, " b"]],
     rows: int,
-    first_step: int,
+    steps: tf.data.Dataset,
 ) -> tf.data.Dataset:
     """Arrays of rows, each with its `position`: of every step those that could be made, its
     marker, then the next step's. Where none is missing, an array holds a step and its marker."""
@@ -153,7 +158,7 @@ def _dataset(
         ]
         return attempts[0].ignore_errors().concatenate(attempts[1]).take(1).get_single_element()
 
-    dataset = tf.data.Dataset.counter(first_step).map(load, num_parallel_calls=2)
+    dataset = steps.map(load, num_parallel_calls=2)
     if not kind.pictures:
         return dataset.prefetch(1)
     return decoded(dataset, data.image_size, rows + 1, data.threads, leave_out_failures=True)

@@ -4,11 +4,11 @@ import jax
 import pytest
 
 from configs.oner import get_config
-from oner_jax.bench import synthetic_batch
 from oner_jax.configuration import resolve_without_data
 from oner_jax.errors import InputError
 from oner_jax.objectives.batch import TextFormat
 from oner_jax.training.recipe import Recipe
+from oner_jax.training.synthetic import synthetic_batch
 
 
 def recipe(changes, argument: str = "tiny") -> Recipe:

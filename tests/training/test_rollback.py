@@ -12,7 +12,6 @@ import pytest
 from etils import epath
 
 from configs.oner import get_config
-from oner_jax.bench import synthetic_batch
 from oner_jax.configuration import resolve_without_data
 from oner_jax.errors import EXIT_FAILED, Diverged, Preempted, report
 from oner_jax.objectives.batch import TextFormat
@@ -27,6 +26,7 @@ from oner_jax.training.metrics import MetricsLog
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.rollback import Rollbacks
 from oner_jax.training.start import state_at
+from oner_jax.training.synthetic import synthetic_batch
 from oner_jax.training.watchdog import Watchdog
 from tests.damage import Breakable, broken, spiking
 
