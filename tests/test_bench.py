@@ -75,6 +75,7 @@ def test_figures_of_the_input():
     assert figures["oner_jax"]["times_as_fast"] == 1
 
 
+@pytest.mark.slow
 def test_a_soak_shows_memory_over_time():
     arguments = ("--input", "--config=configs/oner.py:tiny", "--seconds=1", "--json")
     result = bench(*arguments, program=MODULE)

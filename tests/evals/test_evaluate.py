@@ -224,6 +224,7 @@ def test_features_do_not_depend_on_the_number_of_devices(workdir):
             np.testing.assert_allclose(one, eight, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(workdir, tmp_path):
     """Every process encodes its part: the numbers are the same, and only one writes them."""
     tasks = "retrieval,zeroshot,geometry,localisation,reasoning"

@@ -112,7 +112,10 @@ def test_keys_with_gradient_add_up_over_meshes_and_micro_batches(form, sizes, mi
     "arm",
     [
         {"weights": {"itc": 1.0, "mim": 1.0, "mlm": 1.0}},
-        {"weights": {"itc": 1.0, "mim": 1.0, "mlm": 1.0}, "key_source": "online"},
+        pytest.param(
+            {"weights": {"itc": 1.0, "mim": 1.0, "mlm": 1.0}, "key_source": "online"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["keys first", "cached gradients"],
 )
