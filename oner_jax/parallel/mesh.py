@@ -149,6 +149,20 @@ def check_batch_size(
         )
 
 
+def check_rules(rules: Any) -> None:
+    """Raise InputError unless `rules` are pairs of a regex and names of axes or None."""
+    try:
+        for regex, spec in rules:
+            re.compile(regex)
+            if not set(spec) <= {*AXES, None}:
+                raise ValueError(f"axes are {', '.join(AXES)} and None")
+    except (TypeError, ValueError, re.error) as error:
+        raise InputError(
+            f"sharding_rules={rules!r}: give pairs of a regex and of axes by dimension, as "
+            f"((r'mlp/.*kernel$', (None, 'fsdp')),) ({error})"
+        ) from None
+
+
 def path_name(path: tuple[Any, ...]) -> str:
     """A pytree path as `backbone/tower/blocks/mlp/expand/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

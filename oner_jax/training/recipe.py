@@ -15,7 +15,7 @@ from oner_jax.models.settings import ModelSettings
 from oner_jax.objectives.batch import Batch, BatchRows, TextFormat
 from oner_jax.objectives.objective import Objective
 from oner_jax.objectives.settings import ObjectiveSettings
-from oner_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh
+from oner_jax.parallel.mesh import batch_sharding, check_batch_size, check_rules, make_mesh
 from oner_jax.training import schedule
 from oner_jax.training.flops import StepFlops, step_flops
 from oner_jax.training.guards import GuardSettings, GuardState, init_guard
@@ -59,6 +59,7 @@ class Recipe:
         """Build everything but arrays. Raises InputError for a config that cannot run."""
         mesh = make_mesh(config.mesh.to_dict()) if mesh is None else mesh
         check_batch_size(config.batch_size, config.accumulation_steps, mesh)
+        check_rules(config.sharding_rules)
         _check_unpaired(config, mesh)
         settings = ModelSettings.from_config(config.model)
         model = PureModel(settings)

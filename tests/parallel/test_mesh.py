@@ -110,3 +110,13 @@ def test_one_table_of_rules_cuts_every_architecture(architecture):
         held += math.prod(sharding.shard_shape(leaf.shape))
     # An eighth, and what is small: the patch embedding, positions, vectors.
     assert held < 0.14 * whole
+
+
+@pytest.mark.parametrize("rules", [1, "x", ("x",), (("(", ()),), (("kernel", ("fast",)),)])
+def test_rules_that_cannot_be_are_refused(rules):
+    with pytest.raises(InputError, match="sharding_rules"):
+        meshes.check_rules(rules)
+
+
+def test_the_default_rules_can_be():
+    meshes.check_rules(meshes.DEFAULT_RULES)

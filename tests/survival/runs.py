@@ -1,5 +1,6 @@
 """Tiny training runs that are interrupted, in forks of one process that has imported everything."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,7 +10,6 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -81,7 +81,7 @@ class Runs:
         self._pool.shutdown()
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(folder: Path) -> Iterator[Runs]:
     """`Runs` with logs in `folder`; the environment is as before afterwards."""
     flags = os.environ.get("XLA_FLAGS")
@@ -105,24 +105,43 @@ class Interruption:
 
 
 def interrupt(
-    runs: Runs, workdir: Path, number: signal.Signals, wait: float, *overrides: str
+    runs: Runs,
+    workdir: Path,
+    number: signal.Signals,
+    wait: float,
+    *overrides: str,
+    in_save: bool = False,
 ) -> Interruption | None:
-    """Start the run and send it the signal `wait` seconds after it has begun.
+    """Start the run and send it the signal `wait` seconds after it has begun; `in_save`: in the
+    midst of the next save that follows.
 
     None where it came to its end first.
     """
+    since = time.time()
     process = runs.start(workdir, *overrides)
     while not process.ended.done() and not process.handles_sigterm():
         time.sleep(0.005)
     deadline = time.monotonic() + wait
-    while time.monotonic() < deadline and not process.ended.done():
-        time.sleep(0.002)
+    while not process.ended.done() and (
+        time.monotonic() < deadline or (in_save and not is_saving(workdir, since))
+    ):
+        time.sleep(0.001)
     if process.ended.done():
         return None
-    saving = any("tmp" in path.name for path in (workdir / DIRECTORY).glob("*"))
+    saving = is_saving(workdir, since)
     os.kill(process.pid, number)
     code = process.ended.result()
     return Interruption(code, last_logged(workdir), saving, available_steps(workdir))
+
+
+def is_saving(workdir: Path, since: float) -> bool:
+    """Whether there is a checkpoint under its temporary name, begun after `since`: a run that was
+    killed may have left others."""
+    for path in (workdir / DIRECTORY).glob("*tmp*"):
+        with contextlib.suppress(FileNotFoundError):  # it has its name now
+            if path.stat().st_ctime > since:
+                return True
+    return False
 
 
 def last_logged(workdir: Path) -> int:

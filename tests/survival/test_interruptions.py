@@ -47,8 +47,9 @@ def test_killed_runs_end_bit_identical(runs, tmp_path, count, total_steps):
     alone, seconds = uninterrupted(runs, tmp_path, steps)
     workdir = tmp_path / "killed"
     during_saves = during_steps = longest_replay = 0
-    for wait in waits(seconds, count, seed=1):
-        killed = interrupt(runs, workdir, signal.SIGKILL, wait, steps)
+    for at, wait in enumerate(waits(seconds, count, seed=1)):
+        in_save = at % 2 == 1
+        killed = interrupt(runs, workdir, signal.SIGKILL, wait, steps, in_save=in_save)
         assert killed is not None, "the run was over before"
         assert killed.exit_code == -signal.SIGKILL
         during_saves += killed.saving
