@@ -23,7 +23,9 @@ from oner_jax.exporting.formats import FORMATS
 from oner_jax.exporting.source import Source, open_source
 from oner_jax.models.files import named_arrays, parameters_from
 from oner_jax.models.pretraining import PureModel
+from oner_jax.training import items
 from oner_jax.training.checkpoints import available_steps, load_run
+from oner_jax.training.initialisation import find_weights
 from tests import small
 from tests.data.samples import picture, run_program
 from tests.exporting.reimplementation import NumpyEncoder
@@ -106,6 +108,19 @@ def test_what_is_loaded_back_is_bit_exact(run, source, exported, tmp_path):
     for folder in (exported, tmp_path / "orbax"):
         assert available_steps(folder) == [20]
         assert_equal_trees(load_run(folder).parameters, trained)
+
+
+def test_training_starts_from_an_export(exported, run):
+    """With the arrays of the run it was made from, none left out."""
+    trained = load_run(run)
+    chosen = trained.config.initialise.copy_and_resolve_references().unlock()
+    chosen.source = str(exported)
+    found = find_weights(trained.model, chosen)
+    assert (found.notes, found.fresh) == ([], [])
+    by_name = items.by_name(trained.parameters)
+    assert found.arrays.keys() == by_name.keys()
+    for name, array in found.arrays.items():
+        np.testing.assert_array_equal(array, by_name[name])
 
 
 def test_an_export_is_exported_again(exported, run, tmp_path):
