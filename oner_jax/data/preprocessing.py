@@ -74,15 +74,14 @@ def _shrunk(values: np.ndarray, size: int) -> np.ndarray:
     length = len(values)
     starts = np.arange(size) * length / size
     ends = np.arange(1, size + 1) * length / size
-    first, behind = np.floor(starts).astype(int), np.ceil(ends).astype(int)
-    behind[-1] = length
-    # Sums of all pixels that a stretch touches, less the part of the outer ones that it does not.
-    bounds = np.stack([first, behind], axis=1).ravel()[:-1]
-    sums = np.add.reduceat(values, bounds, axis=0, dtype=np.float64)[::2]
+    first = np.floor(starts).astype(int)
+    sums = np.zeros((size, *values.shape[1:]))
     column = (slice(None), *[None] * (values.ndim - 1))
-    sums -= (starts - first)[column] * values[first]
-    sums -= (behind - ends)[column] * values[behind - 1]
-    return sums * (size / length)
+    # The n-th pixel that each stretch touches, for all stretches at once.
+    for pixel in first + np.arange(-(-length // size) + 1)[:, None]:
+        shares = np.minimum(ends, pixel + 1) - np.maximum(starts, pixel)
+        sums += np.maximum(shares, 0.0)[column] * values[np.minimum(pixel, length - 1)]
+    return sums / (length / size)
 
 
 def _enlarged(values: np.ndarray, size: int) -> np.ndarray:

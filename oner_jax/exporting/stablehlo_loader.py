@@ -13,6 +13,7 @@ As a program it embeds a picture and texts: python load.py PICTURE "a text" "ano
 
 import functools
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -80,9 +81,7 @@ def _main(picture, texts):
     from PIL import Image
 
     here = Path(__file__).parent
-    sys.path.insert(0, str(here.parent))
-    from preprocessing import encoder_pixels  # type: ignore[import-not-found]
-
+    encoder_pixels = runpy.run_path(str(here.parent / "preprocessing.py"))["encoder_pixels"]
     config = json.loads((here.parent / "config.json").read_text())
     encoders = load(here)
     pixels = encoder_pixels(Image.open(picture), config["model"]["image_size"])

@@ -133,7 +133,8 @@ def _read_source(source: epath.Path, model: PureModel) -> tuple[Arrays, list[str
     if source.suffix in (".npz", ".safetensors") and source.exists():
         return _read_vit(source, model)
     if is_export(source):
-        return items.by_name(load_run(source).parameters), []
+        parameters = jax.tree.map(np.asarray, load_run(source).parameters)
+        return items.by_name(parameters), []
     if (source / "parameters").is_dir():
         folder = source
     elif (source / DIRECTORY).is_dir():
