@@ -31,10 +31,7 @@ def undeclared_imports(folders: list[str], requirements: set[str]) -> set[str]:
                 modules |= {name.name.split(".")[0] for name in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules.add(node.module.split(".")[0])
-    own = {"oner_jax", "configs", "launch", "tests"}
-    # What a script in an export finds beside itself.
-    own |= {"preprocessing"}
-    foreign = modules - set(sys.stdlib_module_names) - own
+    foreign = modules - set(sys.stdlib_module_names) - {"oner_jax", "configs", "launch", "tests"}
     # A package that is not installed here has modules of its own name, all but one.
     owners = {module: [module] for module in foreign} | {"faiss": ["faiss-cpu"]}
     owners |= dict(packages_distributions())
