@@ -6,12 +6,12 @@ import os
 import queue
 import threading
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from launch.programs import Programs
+from oner_jax.files import write_whole
 from oner_jax.sweeps import Trial
 
 LAST_LINES = 5  # of a failed program's log are shown
@@ -46,10 +46,7 @@ class Run:
 
 def note(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON, whole or not at all."""
-    # Every process of a run on several hosts may write the same.
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 class RunFailed(Exception):

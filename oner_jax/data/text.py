@@ -33,6 +33,7 @@ from jaxtyping import Bool, Int32, UInt32
 
 from oner_jax.data.command_line import required
 from oner_jax.errors import InputError, run_program
+from oner_jax.files import write_whole
 
 EMBEDDED = "embedded"
 EMBEDDED_MODEL = Path(__file__).parent / "embedded" / "tokenizer.model"
@@ -213,13 +214,6 @@ def _training_failure(message: str, vocabulary_size: int) -> str:
     return f"--vocabulary_size={vocabulary_size}: no tokenizer could be trained ({message})"
 
 
-def write_model(model: bytes, path: Path) -> None:
-    """Writes a serialised model whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(model)
-    partial.replace(path)
-
-
 def define_flags() -> None:
     """The program's command line; not at import, where it would be every program's."""
     flags.DEFINE_string("data", None, "split to read captions from, e.g. embedded:train")
@@ -259,7 +253,7 @@ def main(_: Sequence[str]) -> None:
         character_coverage=values.character_coverage,
         normalization=values.normalization,
     )
-    write_model(model, output)
+    write_whole(output, model)
     print(
         f"wrote {output}: {values.vocabulary_size:,} ids from the captions of {len(split):,} "
         f"examples; {PAD_ID} <pad>, {UNKNOWN_ID} <unk>, {MASK_ID} {MASK_PIECE}, then 256 bytes, "

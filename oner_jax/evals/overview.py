@@ -14,8 +14,9 @@ from oner_jax.evals import figures, page, wording
 from oner_jax.evals.differences import HEADER, Difference, difference_rows
 from oner_jax.evals.features import PRIMARY
 from oner_jax.evals.measurement import Measurement, format_value
-from oner_jax.evals.suite import Origin, write_whole
+from oner_jax.evals.suite import Origin
 from oner_jax.evals.table import Column, by_label, markdown, metric_rows
+from oner_jax.files import write_whole
 
 # Metrics whose curves are drawn, by task: the names' ends.
 CURVES: Mapping[str, tuple[str, ...]] = {
@@ -56,13 +57,14 @@ class Overview:
 
     def write(self, folder: epath.Path, page_name: str = "index.html") -> epath.Path:
         """Write `table.csv`, `table.md` and the page; returns the page's path."""
-        write_whole(folder / "table.csv", self._csv().encode())
-        write_whole(folder / "table.md", self._markdown().encode())
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "table.csv", self._csv())
+        write_whole(folder / "table.md", self._markdown())
         path = folder / page_name
         body = "\n".join(
             [self._head(), *self._reports(), *self._curves(), *self._tables(), self._foot()]
         )
-        write_whole(path, page.document("OneR: checkpoints", body).encode())
+        write_whole(path, page.document("OneR: checkpoints", body))
         return path
 
     def _csv(self) -> str:

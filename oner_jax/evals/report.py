@@ -13,8 +13,9 @@ from oner_jax.evals.differences import Difference
 from oner_jax.evals.history import History
 from oner_jax.evals.mistakes import mistakes
 from oner_jax.evals.properties import properties
-from oner_jax.evals.suite import slug, write_whole
+from oner_jax.evals.suite import slug
 from oner_jax.evals.table import Columns
+from oner_jax.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,6 +42,7 @@ class Report:
 
     def write(self) -> epath.Path:
         """Write `index.html` and the PNGs; returns the page's path."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         parts = [
             sections.header(self.step),
             sections.headlines(self.columns, self.descriptions),
@@ -56,7 +58,7 @@ class Report:
             sections.footer(self.history, self.command),
         ]
         path = self._folder / "index.html"
-        write_whole(path, page.document(f"OneR: step {self.step:,}", "\n".join(parts)).encode())
+        write_whole(path, page.document(f"OneR: step {self.step:,}", "\n".join(parts)))
         return path
 
     @property

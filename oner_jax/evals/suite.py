@@ -16,7 +16,6 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from oner_jax.evals.measurement import Measurement, Resampled, absent
 from oner_jax.evals.scenes import BoxedPictures
 from oner_jax.evals.tasks import TASK_SETS, TASKS, Task
 from oner_jax.evals.templates import prompt_template, template_set
+from oner_jax.files import write_whole
 from oner_jax.parallel import distributed
 
 CELL_FORMAT = 6  # raise it when a task measures something else than before
@@ -196,6 +196,7 @@ def _write_cell(path: epath.Path, content: dict[str, Any], seconds: float) -> di
         }
     )
     if distributed.is_main():
+        path.parent.mkdir(parents=True, exist_ok=True)
         kept = {
             f"{space}/{name}": measurement.resampled
             for space, own in spaces.items()
@@ -206,7 +207,7 @@ def _write_cell(path: epath.Path, content: dict[str, Any], seconds: float) -> di
             file = io.BytesIO()
             np.savez_compressed(file, allow_pickle=False, **kept)
             write_whole(path.with_suffix(".npz"), file.getvalue())
-        write_whole(path, text.encode() + b"\n")
+        write_whole(path, text + "\n")
     return json.loads(text)  # the same whether made now or read
 
 
@@ -253,12 +254,3 @@ def _read(path: epath.Path, fingerprint: str) -> dict[str, Any] | None:
 def slug(name: str) -> str:
     """A name as part of that of a file."""
     return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_") or "run"
-
-
-def write_whole(path: epath.PathLike, content: bytes) -> None:
-    """Write a file of `eval/` or `report/` under a temporary name, then rename it."""
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -14,7 +14,7 @@ from oner_jax.evals.spread import (
     read_rows,
     run_folder,
 )
-from oner_jax.evals.suite import write_whole
+from oner_jax.files import write_whole
 from oner_jax.sweeps import Sweep
 
 # Tables of table.md by title: metric -> heading.

@@ -6,6 +6,7 @@
 
 import collections
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from jaxtyping import Float32
 from oner_jax.data.reasons import Reason
 from oner_jax.data.sources import Dropped, Part
 from oner_jax.errors import InputError
+from oner_jax.files import write_whole
 from oner_jax.indexing.rows import Row
 
 MANIFEST = "manifest.json"
@@ -63,7 +65,7 @@ class Work:
             )
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(begun, json.dumps(self._plan).encode())
+            write_whole(begun, json.dumps(self._plan))
         except OSError as error:
             raise InputError(f"--output={out} cannot be made: {error.strerror}") from None
 
@@ -85,16 +87,14 @@ class Work:
 
     def finish_part(self, number: int, result: Finished) -> None:
         """Keep what a part gave."""
-        path = self._path(number)
-        partial = path.with_suffix(".writing")
-        with partial.open("wb") as file:
-            np.savez(
-                file,
-                vectors=result.vectors,
-                rows=_as_bytes([list(row) for row in result.rows]),
-                dropped=_as_bytes([[d.location, d.reason, d.detail] for d in result.dropped]),
-            )
-        partial.replace(path)
+        file = io.BytesIO()
+        np.savez(
+            file,
+            vectors=result.vectors,
+            rows=_as_bytes([list(row) for row in result.rows]),
+            dropped=_as_bytes([[d.location, d.reason, d.detail] for d in result.dropped]),
+        )
+        write_whole(self._path(number), file.getvalue())
 
     def part(self, number: int) -> Finished:
         """What a part gave."""
@@ -192,9 +192,3 @@ def _line(fields: dict[str, Any]) -> str:
 
 def _as_bytes(value: Any) -> np.ndarray:
     return np.frombuffer(json.dumps(value).encode(), np.uint8)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(".writing")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 
 from oner_jax.errors import Preempted
-from oner_jax.training.storage import write_whole
+from oner_jax.files import write_whole
 
 FILE = "goodput.json"
 CATEGORIES = (

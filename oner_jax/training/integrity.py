@@ -14,8 +14,8 @@ from typing import Any
 import orbax.checkpoint as ocp
 from etils import epath
 
+from oner_jax.files import write_whole
 from oner_jax.training import items
-from oner_jax.training.storage import write_whole
 
 CHECKSUMS = "checksums.json"
 _STEP_METADATA = "_CHECKPOINT_METADATA"

@@ -21,7 +21,8 @@ from typing import Any
 from etils import epath
 
 from oner_jax.errors import InputError, StorageError
-from oner_jax.training.storage import failure_reason, is_remote, write_whole
+from oner_jax.files import is_remote, write_whole
+from oner_jax.training.storage import failure_reason
 
 LOCK_FILE = "lock.json"
 # Our choice: storage may hang for some beats before anyone takes the run for dead.

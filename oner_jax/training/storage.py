@@ -2,11 +2,12 @@
 
 import os
 import re
-import threading
 import time
 from collections.abc import Sequence
 
 from etils import epath
+
+from oner_jax.files import is_remote, write_whole
 
 # How tensorstore and TensorFlow name the kinds of failure that come from storage.
 _STATUS = (
@@ -14,25 +15,6 @@ _STATUS = (
     "PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAUTHENTICATED|UNAVAILABLE"
 )
 _REWRITE_SECONDS = 60.0
-
-
-def is_remote(path: epath.PathLike) -> bool:
-    """Whether `path` is on object storage: no append, no rename, objects appear whole."""
-    return "://" in os.fspath(path)
-
-
-def write_whole(path: epath.Path, text: str) -> None:
-    """Write so that a reader never sees half a file: under another name first, then renamed."""
-    if is_remote(path):
-        path.write_text(text)
-        return
-    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 class Lines:

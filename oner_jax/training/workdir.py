@@ -27,13 +27,13 @@ from ml_collections import ConfigDict
 
 from oner_jax import configuration
 from oner_jax.errors import InputError
+from oner_jax.files import write_whole
 from oner_jax.models.pretraining import Parameters
 from oner_jax.parallel import distributed
 from oner_jax.parallel.mesh import path_name
 from oner_jax.parallel.preflight import Preflight
 from oner_jax.training.checkpoints import read_config
 from oner_jax.training.lock import LOCK_FILE, Lock
-from oner_jax.training.storage import write_whole
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
 

@@ -15,9 +15,9 @@ from oner_jax.data.text import (
     caption_hash,
     normalised_caption,
     train_tokenizer,
-    write_model,
 )
 from oner_jax.errors import InputError
+from oner_jax.files import write_whole
 from tests.data.samples import record, run_program, write_split
 
 CAPTIONS = [f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in ("cat", "dog")]
@@ -89,7 +89,7 @@ def test_long_captions_are_cut_between_words(words, max_tokens):
 
 def test_pickles_by_path(tokenizer, tmp_path):
     path = tmp_path / "small.model"
-    write_model(train_tokenizer(CAPTIONS, 274), path)
+    write_whole(path, train_tokenizer(CAPTIONS, 274))
     small = Tokenizer.load(str(path))
     for original in (tokenizer, small):
         pickled = pickle.dumps(original)
@@ -105,7 +105,7 @@ def test_same_captions_train_the_same_model():
 
 def test_case_is_kept_where_asked(tmp_path):
     path = tmp_path / "cased.model"
-    write_model(train_tokenizer(CAPTIONS, 274, normalization="nmt_nfkc"), path)
+    write_whole(path, train_tokenizer(CAPTIONS, 274, normalization="nmt_nfkc"))
     cased = Tokenizer.load(str(path))
     assert cased.decode(cased.encode(["Red  \N{FULLWIDTH LATIN CAPITAL LETTER C}AT"], 16)) == [
         "Red CAT"
@@ -116,7 +116,7 @@ def test_rare_characters_are_left_to_their_bytes(tmp_path):
     captions = ["the cat sat", "a cat"] * 200 + ["漢"]
     for coverage, tokens in ((1.0, 2), (0.999, 4)):  # ▁ and the character, or its three bytes
         path = tmp_path / f"{coverage}.model"
-        write_model(train_tokenizer(captions, 268, character_coverage=coverage), path)
+        write_whole(path, train_tokenizer(captions, 268, character_coverage=coverage))
         tokenizer = Tokenizer.load(str(path))
         ids = tokenizer.encode(["漢"], 8)
         assert np.count_nonzero(ids) == tokens

@@ -1,5 +1,6 @@
 """A check's pictures: a grid of samples with their captions, and how long captions are."""
 
+import io
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from oner_jax.data.image_files import open_image
 from oner_jax.data.preprocessing import on_white
 from oner_jax.data.records import Record
+from oner_jax.files import write_whole
 
 GRID_COLUMNS, GRID_ROWS = 6, 4
 _TILE_INCHES = (2.1, 2.6)
@@ -68,12 +70,12 @@ def token_lengths(lengths: Mapping[str, Int32[np.ndarray, " captions"]], limit: 
 
 def write(figure: Figure, path: epath.Path) -> None:
     """The figure as a PNG file."""
-    partial = path.with_name(path.name + ".partial")
-    with warnings.catch_warnings(), partial.open("wb") as file:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
         # Of scripts that the font lacks, boxes are drawn.
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(file, format="png", dpi=_DOTS_PER_INCH)
-    partial.replace(path)
+    write_whole(path, file.getvalue())
 
 
 def _wrapped(caption: str) -> str:

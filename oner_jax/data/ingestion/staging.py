@@ -28,6 +28,7 @@ from typing import Any
 from etils import epath
 
 from oner_jax.errors import InputError
+from oner_jax.files import is_remote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Staging:
     @property
     def is_remote(self) -> bool:
         """Whether it lies in a bucket, where renaming and locking are not to be had."""
-        return "://" in str(self.output)
+        return is_remote(self.output)
 
     def records(self, part: int) -> epath.Path:
         """The serialised records of a part, one behind the other."""

@@ -15,6 +15,7 @@ from oner_jax.data.sources import fields, files
 from oner_jax.data.sources.class_names import Names, names_of_classes
 from oner_jax.data.sources.raw import Dropped, Part, RawExample
 from oner_jax.errors import InputError
+from oner_jax.files import is_remote
 
 SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
@@ -69,7 +70,7 @@ class ClassFolder:
 
 def recognises(found: files.Found) -> bool:
     """Whether it is a directory of nothing but folders, or of splits of that kind."""
-    return bool(found.folders) and not found.files and not files.is_remote(found.name)
+    return bool(found.folders) and not found.files and not is_remote(found.name)
 
 
 def parts(
@@ -85,7 +86,7 @@ def parts(
     InputError if there are no classes or splits of that kind, or if a class has no name. Only
     local folders: elsewhere looking at a million files would take longer than reading them.
     """
-    if files.is_remote(name):
+    if is_remote(name):
         raise InputError(
             f"{name}: folders of classes must be local; copy them, or pack them in tar"
         )

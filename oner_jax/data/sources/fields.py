@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from oner_jax.data.records import RECORD_FEATURES
-from oner_jax.data.sources.files import is_remote, read_file
+from oner_jax.data.sources.files import read_file
 from oner_jax.data.sources.raw import Dropped, RawExample, Reason
 from oner_jax.errors import InputError
+from oner_jax.files import is_remote
 
 # Said of a source that has no such field, where the name cannot be guessed.
 NO_FIELD = "none"

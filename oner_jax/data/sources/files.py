@@ -18,6 +18,7 @@ from typing import Any
 
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.errors import InputError
+from oner_jax.files import is_remote
 
 _MAGIC = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -50,11 +51,6 @@ class Found:
     def has(self, *suffixes: str) -> bool:
         """Whether some file's name ends so (in any case)."""
         return any(path.lower().endswith(suffixes) for path in self.files)
-
-
-def is_remote(path: str) -> bool:
-    """Whether it is a URL of a remote file system."""
-    return "://" in path
 
 
 def find(name: str) -> Found:
