@@ -90,14 +90,15 @@ def write_jsonl(directory: Path, rows: Sequence[dict | str]) -> Path:
 
 def run_program(program: ModuleType, *arguments: str) -> int:
     """Runs a program in this process, all but starting Python, and returns its exit code."""
-    # What other programs define, at import, under the same names.
-    others = {
-        name: flags.FLAGS[name]
-        for name in list(flags.FLAGS)
-        if str(flags.FLAGS.find_module_defining_flag(name)).startswith(("oner_jax", "launch"))
-    }
-    for name in others:
-        delattr(flags.FLAGS, name)
+    # What other programs define, at import, under the same names: put aside, with their modules.
+    others = [
+        (module, flag)
+        for module, defined in flags.FLAGS.flags_by_module_dict().items()
+        if module.startswith(("oner_jax", "launch"))
+        for flag in defined
+    ]
+    for _, flag in others:
+        delattr(flags.FLAGS, flag.name)
     before = set(flags.FLAGS)
     program.define_flags()
     try:
@@ -109,6 +110,7 @@ def run_program(program: ModuleType, *arguments: str) -> int:
     finally:
         for name in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, name)
-        for name, flag in others.items():
-            flags.FLAGS[name] = flag
+        for module, flag in others:
+            flags.FLAGS[flag.name] = flag
+            flags.FLAGS.register_flag_by_module(module, flag)
     return int(end.value.code or 0)
