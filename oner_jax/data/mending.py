@@ -62,15 +62,15 @@ class Mender:
     def _make_from(self, position: int, example: int) -> dict[str, np.ndarray]:
         """As the pipeline makes it. Raises DamagedRecord, with the reason."""
         positions, examples = np.array([position]), np.array([example])
-        picture = self._parsed(example)
+        parsed = [self._parsed(int(source)) for (source,) in self._reader.sources(examples)]
+        picture, captions = parsed[0], parsed[-1]
         arrays = {"position": positions, "index": examples}
-        boxes, mirror = self._reader.frame(positions, picture.height, picture.width)
         if self._kind.captions:
-            source = int(self._reader.caption_sources(examples)[0])
-            captions = picture if source == example else self._parsed(source)
             varied = self._varied(positions, picture, captions)
             boxes, mirror = varied.box, varied.mirror
             arrays |= {"text": varied.text, "caption_hash": varied.caption_hash}
+        else:
+            boxes, mirror = self._reader.frame(positions, picture.height, picture.width)
         if self._kind.pictures:
             if not picture.image:
                 raise self._damaged(picture, damage.NO_PICTURE, "it has no picture")

@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int32, Int64, UInt32
 
 from oner_jax.data import images, order
 from oner_jax.data.damage import UNREADABLE, DamagedRecord
-from oner_jax.data.decoding import as_strings
 from oner_jax.data.mixture import Mixture
 from oner_jax.data.options import DataOptions
 from oner_jax.data.text import Tokenizer, caption_hash
@@ -21,15 +20,11 @@ _NAMES_A_SIDE = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 
 class Serialised(NamedTuple):
-    """Records of the examples at some positions: those with the pictures, those with the captions.
-
-    The two differ where captions are shuffled.
-    """
+    """Records of the examples at some positions, as `Reader.sources` says which."""
 
     positions: Int64[np.ndarray, " n"]
     examples: Int64[np.ndarray, " n"]
-    pictures: np.ndarray
-    captions: np.ndarray
+    records: tuple[list[bytes], ...]
 
 
 class Varied(NamedTuple):
@@ -58,40 +53,42 @@ class Reader:
         """As `Mixture.replacement`."""
         return self.mixture.replacement(example, position, attempt, self._seed)
 
-    def caption_sources(self, examples: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """The examples whose captions these get: themselves, but where captions are shuffled."""
-        return self.mixture.deranged(examples) if self._data.shuffle_captions else examples
+    @property
+    def records_per_example(self) -> int:
+        """One, but where captions are shuffled two."""
+        return 2 if self._data.shuffle_captions else 1
+
+    def sources(self, examples: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " n"], ...]:
+        """What is read for examples: themselves and, where captions are shuffled, the captions'."""
+        if self._data.shuffle_captions:
+            return examples, self.mixture.deranged(examples)
+        return (examples,)
 
     def read(self, positions: Int64[np.ndarray, " n"]) -> Serialised:
         """The records at these positions; those that cannot be read are left out."""
         examples = self.examples(positions)
         try:
-            pictures = captions = self.mixture.read(examples)
-            if self._data.shuffle_captions:
-                captions = self.mixture.read(self.caption_sources(examples))
+            read = tuple(map(self.mixture.read, self.sources(examples)))
         except Exception:  # array_record raises bare exceptions of several kinds
             return self._read_readable(positions, examples)
-        return Serialised(positions, examples, as_strings(pictures), as_strings(captions))
+        return Serialised(positions, examples, read)
 
     def _read_readable(
         self, positions: Int64[np.ndarray, " n"], examples: Int64[np.ndarray, " n"]
     ) -> Serialised:
         """One by one, which also gives storage that failed for a moment a second chance."""
-        kept, pictures, captions = [], [], []
-        sources = self.caption_sources(examples)
-        for row, (example, source) in enumerate(zip(examples, sources, strict=True)):
+        kept: list[int] = []
+        records: tuple[list[bytes], ...] = tuple([] for _ in range(self.records_per_example))
+        for row, sources in enumerate(zip(*self.sources(examples), strict=True)):
             try:
-                picture = self.read_one(int(example))
-                caption = picture if source == example else self.read_one(int(source))
+                read = [self.read_one(int(source)) for source in sources]
             except DamagedRecord:
                 continue
             kept.append(row)
-            pictures.append(picture)
-            captions.append(caption)
+            for column, serialised in zip(records, read, strict=True):
+                column.append(serialised)
         rows = np.array(kept, int)
-        return Serialised(
-            positions[rows], examples[rows], as_strings(pictures), as_strings(captions)
-        )
+        return Serialised(positions[rows], examples[rows], records)
 
     def read_one(self, example: int) -> bytes:
         """An example's record. Raises DamagedRecord if it cannot be read."""

@@ -136,8 +136,7 @@ def _dataset(
         return (
             np.append(read.positions, _marker(step)),
             np.append(read.examples, 0),
-            as_strings([*read.pictures, *marker]),
-            as_strings([*read.captions, *marker]),
+            *(as_strings(each + marker) for each in read.records),
         )
 
     def read(step: np.int64) -> tuple[np.ndarray, ...]:
@@ -145,7 +144,7 @@ def _dataset(
 
     def read_nothing(step: np.int64) -> tuple[np.ndarray, ...]:
         none = np.empty(0, np.int64)
-        return marked(int(step), Serialised(none, none, as_strings([]), as_strings([])))
+        return marked(int(step), Serialised(none, none, ([],) * reader.records_per_example))
 
     prepared = functools.partial(_prepared, kind, reader, data)
 
@@ -173,22 +172,22 @@ def _prepared(
     step: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
     """The records of a step parsed, with what is drawn for each."""
-    position, index, picture, caption_source = tf.numpy_function(
-        read, [step], [tf.int64, tf.int64, tf.string, tf.string]
+    position, index, *serialised = tf.numpy_function(
+        read, [step], [tf.int64, tf.int64, *[tf.string] * reader.records_per_example]
     )
-    for tensor in (position, index, picture, caption_source):
+    for tensor in (position, index, *serialised):
         tensor.set_shape([None])
     rows = {"position": position, "index": index}
-    sizes = tf.io.parse_example(picture, FEATURES)
+    parsed = [tf.io.parse_example(records, FEATURES) for records in serialised]
+    picture, captions = parsed[0], parsed[-1]["captions"]
     if not kind.captions:
         box, mirror = tf.numpy_function(
-            reader.frame, [position, sizes["height"], sizes["width"]], [tf.int32, tf.bool]
+            reader.frame, [position, picture["height"], picture["width"]], [tf.int32, tf.bool]
         )
     else:
-        captions = tf.io.parse_example(caption_source, FEATURES)["captions"]
         text, hashes, box, mirror = tf.numpy_function(
             reader.vary,
-            [position, captions.values, captions.row_splits, sizes["height"], sizes["width"]],
+            [position, captions.values, captions.row_splits, picture["height"], picture["width"]],
             [tf.int32, tf.uint32, tf.int32, tf.bool],
         )
         text.set_shape([None, data.text_tokens])
@@ -199,4 +198,4 @@ def _prepared(
         return {name: tf.boolean_mask(tensor, has_text) for name, tensor in rows.items()}
     box.set_shape([None, 4])
     mirror.set_shape([None])
-    return {"image": sizes["image"], "box": box, "mirror": mirror, **rows}
+    return {"image": picture["image"], "box": box, "mirror": mirror, **rows}
