@@ -11,7 +11,8 @@ Ends with 2 if something is missing or damaged, or the input is too slow. What a
 from `--topology` at an assumed MFU, or is given as `--needed_pairs_per_second`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import collections
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -30,24 +31,33 @@ from oner_jax.data.pipeline import TrainingData
 from oner_jax.errors import InputError, run_program
 from oner_jax.parallel.topology import Topology
 
-# Tokens of each sampled caption, by dataset.
+# Tokens of each sampled caption, by key of the config.
 Lengths = Mapping[str, Int32[np.ndarray, " captions"]]
 
 
 def sample_all(inventory: Inventory, number: int) -> dict[str, Sample]:
-    """A sample of every split, by the last part of its key."""
+    """A sample of every split, by its key of the config."""
     return {
-        key.rsplit(".", 1)[-1]: Sample.take(split, number, inventory.kinds[key])
+        key: Sample.take(split, number, inventory.kinds[key])
         for key, split in inventory.splits.items()
     }
 
 
 def describe(samples: dict[str, Sample], lengths: Lengths, text_tokens: int) -> Iterator[str]:
     """What the samples say of records and of captions."""
-    for name, sample in samples.items():
+    for key, sample in samples.items():
         yield from sample.fault_lines()
-        if name in lengths:
-            yield length_line(sample.split.name, lengths[name], text_tokens)
+        if key in lengths:
+            yield length_line(sample.split.name, lengths[key], text_tokens)
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """The last part of each key, or all but `data.` where others end alike."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    counts = collections.Counter(last.values())
+    return {
+        key: name if counts[name] == 1 else key.removeprefix("data.") for key, name in last.items()
+    }
 
 
 def draw_all(
@@ -55,13 +65,14 @@ def draw_all(
 ) -> None:
     """Writes the pictures of what could be read, and says where they are."""
     output.mkdir(parents=True, exist_ok=True)
+    names = short_names(samples)
     figures = {
-        f"sample_{name}.png": drawings.sample_grid(sample.split.name, sample.records)
-        for name, sample in samples.items()
+        f"sample_{names[key]}.png": drawings.sample_grid(sample.split.name, sample.records)
+        for key, sample in samples.items()
         if sample.records
     }
     if lengths:
-        named = {f"{name} ({samples[name].split.name})": own for name, own in lengths.items()}
+        named = {f"{names[key]} ({samples[key].split.name})": own for key, own in lengths.items()}
         figures["token_lengths.png"] = drawings.token_lengths(named, text_tokens)
     for file, figure in figures.items():
         drawings.write(figure, output / file)
@@ -104,8 +115,8 @@ def main(_: Sequence[str]) -> None:
     need, text_tokens = needed(config), config.model.text_tokens
     samples = sample_all(inventory, values.sample)
     lengths = {
-        name: tokenizer.lengths(sample.captions)
-        for name, sample in samples.items()
+        key: tokenizer.lengths(sample.captions)
+        for key, sample in samples.items()
         if sample.captions
     }
     for line in describe(samples, lengths, text_tokens):

@@ -146,6 +146,22 @@ def test_pictures_and_captions_alone_are_checked_as_such(tmp_path: Path, capsys)
     assert of_training < written
 
 
+def test_datasets_whose_keys_end_alike_are_all_checked(tmp_path: Path, capsys):
+    trained, evaluated = (
+        write_split(tmp_path / name, [record(number) for number in range(40)]) for name in "ab"
+    )
+    flags = [f"--config.data.train={trained}", f"--output={tmp_path}/look"]
+    flags.append(f"--config.data.evaluation={{'train': '{evaluated}'}}")
+    code = run_program(check, TINY, *QUICK, *flags)
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    for name in (trained, evaluated):
+        assert f"{name}: all of 40 sampled records decode" in shown.out
+    written = {path.name for path in (tmp_path / "look").iterdir()}
+    samples = {"sample_train.png", "sample_evaluation.train.png"}
+    assert written == samples | {"token_lengths.png"}
+
+
 def test_many_faults_are_cut_short(tmp_path: Path):
     items = [record(number, image=b"none") for number in range(30)]
     sample = Sample.take(records.open_split(write_split(tmp_path / "split", items)), 25, None)
