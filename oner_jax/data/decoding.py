@@ -4,16 +4,12 @@ import contextlib
 import functools
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import SupportsIndex
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Int64
 
-from oner_jax.data import images, records
-from oner_jax.data.damage import first_line
+from oner_jax.data import images
 from oner_jax.data.host_tensorflow import tf
-from oner_jax.errors import InputError
 
 # Batches ready ahead of the accelerator; more only costs memory.
 _PREFETCH_BATCHES = 2
@@ -101,51 +97,6 @@ def decoder(image_size: int) -> Callable[..., tf.Tensor]:
         return images.decode_crop_resize(encoded, box, mirror, image_size)
 
     return decode
-
-
-class DecodedBatches(Iterator[dict[str, np.ndarray]]):
-    """Batches of steps `first_step`, ...; a failure names the record at fault.
-
-    Finding that record is left to the failure: the step is known, so its records are tried again.
-    """
-
-    def __init__(
-        self,
-        batches: ArrayIterator,
-        split: records.Split,
-        indices_of: Callable[[int], Int64[np.ndarray, " b"]],
-        first_step: int,
-    ):
-        self._batches = batches
-        self._split = split
-        self._indices_of = indices_of
-        self._step = first_step
-
-    def __next__(self) -> dict[str, np.ndarray]:
-        try:
-            batch = next(self._batches)
-        except tf.errors.OpError as error:
-            _raise_for_bad_record(self._split, self._indices_of(self._step))
-            raise RuntimeError(
-                f"dataset {self._split.name}: batch {self._step} failed: {error.message}"
-            ) from error
-        self._step += 1
-        return batch
-
-
-def _raise_for_bad_record(split: records.Split, indices: Iterable[SupportsIndex]) -> None:
-    """Reads a failed batch's records one by one and raises InputError at the first bad one."""
-    for index in indices:
-        name = f"number {index}"
-        try:
-            record = records.Record.parse(split.read([index])[0])
-            name = record.id
-            images.check_decodes(record.image, record.height, record.width)
-        except Exception as error:  # array_record raises bare exceptions of several kinds
-            raise InputError(
-                f"dataset {split.name}: record {name} cannot be decoded ({first_line(error)}); "
-                "ingest the data again"
-            ) from error
 
 
 def as_strings(values: Sequence[bytes]) -> np.ndarray:

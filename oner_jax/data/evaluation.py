@@ -1,21 +1,17 @@
 """A split as evaluation reads it: in its order on disk, the middle of every picture."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from oner_jax.data import images, records
-from oner_jax.data.decoding import (
-    FEATURES,
-    ArrayIterator,
-    DecodedBatches,
-    as_strings,
-    decoded,
-    no_autograph,
-)
+from oner_jax.data.damage import first_line
+from oner_jax.data.decoding import FEATURES, ArrayIterator, as_strings, decoded, no_autograph
 from oner_jax.data.host_tensorflow import tf
+from oner_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +61,15 @@ class EvaluationSet:
             return decoded(loaded, self.image_size, batch_size, threads=0)
 
         batches = ArrayIterator(tf.data.Dataset.range(steps), build)
-        for batch in DecodedBatches(batches, self.split, indices_of, first_step=0):
-            yield batch["image"]
+        for step in range(steps):
+            try:
+                yield next(batches)["image"]
+            except tf.errors.OpError as error:
+                # Which record it was is left to the failure: those of its batch are tried again.
+                _raise_for_bad_record(self.split, indices_of(step))
+                raise RuntimeError(
+                    f"dataset {self.split.name}: batch {step} failed: {error.message}"
+                ) from error
 
 
 def evaluation_set(name: str, *, image_size: int) -> EvaluationSet:
@@ -78,3 +81,18 @@ def evaluation_set(name: str, *, image_size: int) -> EvaluationSet:
     ]
     ids, captions, labels, metadata = (list(column) for column in zip(*examples, strict=True))
     return EvaluationSet(split, image_size, ids, captions, labels, metadata)
+
+
+def _raise_for_bad_record(split: records.Split, indices: Iterable[SupportsIndex]) -> None:
+    """Reads a failed batch's records one by one and raises InputError at the first bad one."""
+    for index in indices:
+        name = f"number {index}"
+        try:
+            record = records.Record.parse(split.read([index])[0])
+            name = record.id
+            images.check_decodes(record.image, record.height, record.width)
+        except Exception as error:  # array_record raises bare exceptions of several kinds
+            raise InputError(
+                f"dataset {split.name}: record {name} cannot be decoded ({first_line(error)}); "
+                "ingest the data again"
+            ) from error
