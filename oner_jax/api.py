@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
 from PIL import Image
 
+from oner_jax.data.cores import available_cores
 from oner_jax.data.image_files import UnfitImage, file_pixels, open_image
 from oner_jax.data.preprocessing import encoder_pixels, on_white, squeezed_pixels
 from oner_jax.data.text import Tokenizer
@@ -188,7 +189,7 @@ class Model:
         """Pixels in batches, the next ones decoded while one is used."""
         size = self.batch_size
         waiting: collections.deque[list[concurrent.futures.Future]] = collections.deque()
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        with concurrent.futures.ThreadPoolExecutor(available_cores()) as threads:
             for first in range(0, len(pictures), size):
                 if len(waiting) > _BATCHES_AHEAD:
                     yield np.stack([future.result() for future in waiting.popleft()])

@@ -9,7 +9,6 @@ most that `embed` can reach is 1 / (1 / encoder + 1 / decoding).
 """
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import oner_jax
 from oner_jax.data import sources
+from oner_jax.data.cores import available_cores
 from oner_jax.data.photos import photo_file
 from oner_jax.indexing.making import BATCHES_PER_PART, make_embeddings
 
@@ -47,7 +47,7 @@ def main():
         for number in range(options.pictures):
             (photos / f"{number:06}.jpg").write_bytes(contents[number % DIFFERENT])
         files = sorted(photos.iterdir())
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(available_cores()) as threads:
 
             def decode():
                 return list(threads.map(lambda path: model.pixels(path), files))

@@ -2,13 +2,13 @@
 
 import contextlib
 import functools
-import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from oner_jax.data import images
+from oner_jax.data.cores import available_cores
 from oner_jax.data.host_tensorflow import tf
 
 # Batches ready ahead of the accelerator; more only costs memory.
@@ -37,7 +37,7 @@ def decoded(
 
     What cannot be decoded is an error, or is left out: then the next batch's first rows move up.
     """
-    threads = threads or os.cpu_count() or 1
+    threads = threads or available_cores()
 
     @no_autograph
     def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -1,6 +1,5 @@
 """What work took: by the clock, and of all processors."""
 
-import os
 import time
 from typing import NamedTuple
 
@@ -29,10 +28,3 @@ class Stopwatch:
     def spent(self, pairs: int) -> Spent:
         """What each of so many pairs took."""
         return Spent(self.seconds() / pairs, self.cpu_seconds() / pairs)
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -27,11 +27,12 @@ import numpy as np
 from jaxtyping import Int32
 
 from oner_jax.data import images, photos, pipeline, records, webdataset_peer
+from oner_jax.data.cores import available_cores
 from oner_jax.data.delivery import Delivery, resident_bytes
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.data.options import DataOptions
 from oner_jax.data.progress import Progress
-from oner_jax.data.stopwatch import Spent, Stopwatch, cores
+from oner_jax.data.stopwatch import Spent, Stopwatch
 from oner_jax.data.text import EMBEDDED
 
 HEIGHT, WIDTH = 480, 640
@@ -73,7 +74,7 @@ def write_material(folder: Path, pictures: int = _PICTURES) -> Material:
     captions = [photos.photo_captions(seed, phrases) for seed in range(pictures)]
     files = []
     progress = Progress("photos", pictures)
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         make = functools.partial(photos.photo_file, height=HEIGHT, width=WIDTH)
         for file in pool.map(make, range(pictures)):
             files.append(file)
@@ -89,7 +90,7 @@ def write_material(folder: Path, pictures: int = _PICTURES) -> Material:
     tars = folder / "tars"
     tars.mkdir()
     archives = webdataset_peer.write_archives(
-        tars, files, [own[0] for own in captions], count=2 * cores()
+        tars, files, [own[0] for own in captions], count=2 * available_cores()
     )
     return Material(files, split, archives)
 
@@ -116,7 +117,7 @@ def training_batches(split: str, shape: InputShape) -> Iterator[dict[str, np.nda
         text_tokens=shape.text_tokens,
         crop_min_fraction=shape.crop_min_fraction,
         flip=True,
-        threads=cores(),
+        threads=available_cores(),
     )
     return pipeline.training_batches(
         options, global_batch_size=shape.batch_size, seed=0, first_step=0
@@ -136,7 +137,7 @@ class BareLoop:
             slice(first, first + _FILES_A_CALL) for first in range(0, len(files), _FILES_A_CALL)
         ]
         self._chunks = [(tf.constant(files[piece]), tf.constant(boxes[piece])) for piece in pieces]
-        self._pool = ThreadPoolExecutor(cores())
+        self._pool = ThreadPoolExecutor(available_cores())
 
         @tf.function(autograph=False)
         def made(files: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
@@ -195,7 +196,7 @@ def measure(folder: Path, shape: InputShape, *, steps: int, repeats: int) -> dic
         del rounds[0]
 
     return {
-        "cores": cores(),
+        "cores": available_cores(),
         "file_bytes": material.file_bytes,
         **dataclasses.asdict(shape),
         "peer": webdataset_peer.versions() if webdataset_peer.is_installed() else None,
@@ -235,7 +236,9 @@ def _contestants(
         "decode": BareLoop(material.files, boxes, _decode_only),
     }
     if webdataset_peer.is_installed():
-        workers = webdataset_peer.Workers(cores(), material.archives, **dataclasses.asdict(shape))
+        workers = webdataset_peer.Workers(
+            available_cores(), material.archives, **dataclasses.asdict(shape)
+        )
         contestants["webdataset"] = stack.enter_context(contextlib.closing(workers))
     return contestants
 

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from oner_jax.api import Model
+from oner_jax.data.cores import available_cores
 from oner_jax.data.image_files import UnfitImage
 from oner_jax.data.progress import Progress
 from oner_jax.data.reasons import Reason
@@ -102,7 +102,7 @@ def _decoded(
 ) -> Iterator[_Batch]:
     """Batches in order, with their pictures being decoded; across parts, so that none waits."""
     waiting: collections.deque[_Batch] = collections.deque()
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(available_cores()) as threads:
         for batch in _batches(parts, missing, view, model.batch_size):
             batch.pixels = [
                 threads.submit(_pixels, model, item.location, item.example)

@@ -6,9 +6,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from oner_jax.data import pipeline
+from oner_jax.data.cores import available_cores
 from oner_jax.data.delivery import Delivery
 from oner_jax.data.options import DataOptions
-from oner_jax.data.stopwatch import cores
 from oner_jax.errors import InputError
 from oner_jax.parallel.topology import Topology
 from oner_jax.training.planning import pairs_per_second
@@ -60,7 +60,7 @@ def delivered(config: ConfigDict, hosts: int, seconds: float) -> float:
 
 def describe(rate: float, need: Need | None) -> str:
     """Both rates for a person."""
-    here = f"{rate:,.0f} on the {cores()} cores of this machine"
+    here = f"{rate:,.0f} on the {available_cores()} cores of this machine"
     if need is None:
         return f"delivers {here}, in pairs/s; --topology says how many a step needs"
     return f"needs {need.pairs_per_second:,.0f} pairs/s per host ({need.origin}), delivers {here}"

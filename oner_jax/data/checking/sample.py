@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Int32
 
 from oner_jax.data import images, order
+from oner_jax.data.cores import available_cores
 from oner_jax.data.kinds import Kind
 from oner_jax.data.progress import Progress
 from oner_jax.data.records import Record, Split
-from oner_jax.data.stopwatch import cores
 
 _NAMED = 10
 
@@ -35,7 +35,7 @@ class Sample:
         drawn = order.example_indices(np.arange(number), len(split), seed=0)[0]
         usable, faults = [], []
         progress = Progress(f"records of {split.name}", number)
-        with ThreadPoolExecutor(cores()) as pool:
+        with ThreadPoolExecutor(available_cores()) as pool:
             examine = functools.partial(_examine, split, kind)
             for found in pool.map(examine, np.sort(drawn).tolist()):
                 if isinstance(found, Record):

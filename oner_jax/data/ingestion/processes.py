@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from oner_jax.data.cores import available_cores
 from oner_jax.errors import ClusterError
 
 Task = TypeVar("Task")
@@ -23,16 +24,11 @@ FEW_EXAMPLES = 2000
 _AHEAD = 4
 
 
-def _available_cores() -> int:
-    """Those that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class ProcessRunner:
     """Does tasks in so many processes (0: one a core); what is soon done, in this one."""
 
     def __init__(self, processes: int):
-        self._processes = processes or _available_cores()
+        self._processes = processes or available_cores()
 
     def __call__(
         self, function: Callable[[Task], object], tasks: Sequence[Task], examples: int | None
