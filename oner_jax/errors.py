@@ -78,6 +78,12 @@ def run_program(
     app.run(guarded_main, flags_parser=parse)
 
 
+def first_line(error: object) -> str:
+    """Of what an exception says, at most 300 characters; libraries add their insides."""
+    text = str(getattr(error, "message", error)).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
 def report(error: BaseException) -> int:
     """Say on stderr what ended the program; its exit code."""
     if isinstance(error, Preempted):

@@ -7,6 +7,8 @@ batches stay the same on any number of hosts. Each is a `Loss`, counted by reaso
 import dataclasses
 from typing import Any
 
+from oner_jax.errors import first_line
+
 UNREADABLE = "unreadable"  # ArrayRecord cannot give its bytes
 UNPARSABLE = "unparsable"  # the bytes are no record, or its texts no UTF-8
 NO_CAPTION = "no_caption"
@@ -65,9 +67,3 @@ class Loss:
     def to_json(self) -> dict[str, Any]:
         """As a line of `damaged.jsonl` has it."""
         return dataclasses.asdict(self)
-
-
-def first_line(error: object) -> str:
-    """Of what an exception says; libraries add their insides."""
-    text = str(getattr(error, "message", error)).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -8,10 +8,9 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from oner_jax.data import images, records
-from oner_jax.data.damage import first_line
 from oner_jax.data.decoding import FEATURES, ArrayIterator, as_strings, decoded, no_autograph
 from oner_jax.data.host_tensorflow import tf
-from oner_jax.errors import InputError
+from oner_jax.errors import InputError, first_line
 
 
 @dataclasses.dataclass(frozen=True)

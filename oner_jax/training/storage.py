@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from oner_jax.errors import first_line
 from oner_jax.files import is_remote, write_whole
 
 # How tensorstore and TensorFlow name the kinds of failure that come from storage.
@@ -62,16 +63,12 @@ def failure_reason(error: BaseException) -> str | None:
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and not isinstance(seen, TimeoutError):
-            return seen.strerror or _first_line(seen)
+            return seen.strerror or first_line(seen)
         if number := re.search(r"os_error_code='(\d+)'", str(seen)):  # tensorstore's
             return os.strerror(int(number[1]))
         if isinstance(seen, ValueError) and re.match(_STATUS, str(seen)):
-            return _first_line(seen)
+            return first_line(seen)
         if type(seen).__module__.startswith(("tensorflow.", "google.")):
-            return _first_line(seen)
+            return first_line(seen)
         seen = seen.__cause__ or seen.__context__
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:300]

@@ -12,6 +12,7 @@ from oner_jax.data.cores import available_cores
 from oner_jax.data.kinds import Kind
 from oner_jax.data.progress import Progress
 from oner_jax.data.records import Record, Split
+from oner_jax.errors import first_line
 
 _NAMED = 10
 
@@ -92,6 +93,5 @@ def _examine(split: Split, kind: Kind | None, index: int) -> Record | str:
                 return f"record {name}: it has no picture"
             images.check_decodes(record.image, record.height, record.width)
     except Exception as error:  # array_record raises bare exceptions of several kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"record {name}: {reason}"
+        return f"record {name}: {first_line(error)}"
     return record

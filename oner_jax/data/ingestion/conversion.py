@@ -16,6 +16,7 @@ from oner_jax.data.image_files import UnfitImage
 from oner_jax.data.ingestion.options import ConversionOptions, Filters
 from oner_jax.data.records import RECORD_FEATURES, Record
 from oner_jax.data.sources import Dropped, RawExample, Reason
+from oner_jax.errors import first_line
 
 DIGEST_BYTES = 16  # two different files have the same with probability 2^-128
 
@@ -72,7 +73,7 @@ def _read_image(example: RawExample) -> bytes | None:
     except FileNotFoundError as error:
         raise _Refused(Reason.MISSING_IMAGE, str(error.filename or error)) from error
     except OSError as error:
-        raise _Refused(Reason.MISSING_IMAGE, f"cannot be read ({_first_line(error)})") from error
+        raise _Refused(Reason.MISSING_IMAGE, f"cannot be read ({first_line(error)})") from error
     if not file:
         raise _Refused(Reason.EMPTY_IMAGE)
     return file
@@ -182,7 +183,3 @@ def _check_shape(width: int, height: int, filters: Filters) -> None:
         raise _Refused(Reason.IMAGE_TOO_SMALL, f"{width} x {height} pixels")
     if long > filters.maximum_aspect * short > 0:
         raise _Refused(Reason.ASPECT_TOO_WIDE, f"{width} x {height} pixels")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
