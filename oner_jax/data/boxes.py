@@ -21,7 +21,7 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 
 from oner_jax.data.image_files import open_image
-from oner_jax.data.preprocessing import on_white
+from oner_jax.data.preprocessing import on_white, squeezed_pixels
 from oner_jax.errors import InputError
 
 
@@ -41,11 +41,10 @@ class PhrasesInPictures:
 
     def image_batches(self, batch_size: int) -> Iterator[UInt8[np.ndarray, "b size size 3"]]:
         """All pictures in order; the last batch may be shorter."""
-        size = (self.image_size, self.image_size)
         for first in range(0, len(self.files), batch_size):
             yield np.stack(
                 [
-                    np.asarray(self.picture(index).resize(size, Image.Resampling.LANCZOS))
+                    squeezed_pixels(self.picture(index), self.image_size)
                     for index in range(first, min(first + batch_size, len(self.files)))
                 ]
             )
