@@ -15,7 +15,6 @@ round, so that whatever else the machine does slows all of them:
 import contextlib
 import dataclasses
 import functools
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,32 +79,20 @@ def write_material(folder: Path, pictures: int = _PICTURES) -> Material:
             files.append(file)
             progress.advance()
     progress.finish()
-    split = _write_split(
-        folder / "records",
-        [
-            records.Record(f"{number:05d}", file, HEIGHT, WIDTH, own)
-            for number, (file, own) in enumerate(zip(files, captions, strict=True))
-        ],
-    )
+    split = folder / "records"
+    split.mkdir()
+    serialised = [
+        records.Record(f"{number:05d}", file, HEIGHT, WIDTH, own).serialise()
+        for number, (file, own) in enumerate(zip(files, captions, strict=True))
+    ]
+    # Several shards, as training reads.
+    records.write_split(split, serialised, _SHARD_BYTES)
     tars = folder / "tars"
     tars.mkdir()
     archives = webdataset_peer.write_archives(
         tars, files, [own[0] for own in captions], count=2 * available_cores()
     )
-    return Material(files, split, archives)
-
-
-def _write_split(directory: Path, pairs: Sequence[records.Record]) -> str:
-    """Several shards, as training reads; the split's name."""
-    directory.mkdir()
-    serialised = [pair.serialise() for pair in pairs]
-    sizes = np.array([len(pair) for pair in serialised], np.uint64)
-    shards = [
-        records.write_shard(directory / records.shard_file(number), serialised[first:after])
-        for number, (first, after) in enumerate(records.cut_into_shards(sizes, _SHARD_BYTES))
-    ]
-    (directory / records.MANIFEST).write_text(json.dumps(records.manifest_of(shards, {})))
-    return str(directory)
+    return Material(files, str(split), archives)
 
 
 def training_batches(split: str, shape: InputShape) -> Iterator[dict[str, np.ndarray]]:

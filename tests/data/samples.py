@@ -62,13 +62,7 @@ def record(number: int, captions: tuple[str, ...] = (), **changes) -> Record:
 def write_split(directory: Path, items: list[Record], shard_bytes: int = 8000) -> str:
     """A split of these records, in several shards; returns its name."""
     directory.mkdir(parents=True)
-    serialised = [item.serialise() for item in items]
-    sizes = np.array([len(item) for item in serialised], np.uint64)
-    shards = [
-        records.write_shard(directory / records.shard_file(number), serialised[first:after])
-        for number, (first, after) in enumerate(records.cut_into_shards(sizes, shard_bytes))
-    ]
-    (directory / records.MANIFEST).write_text(json.dumps(records.manifest_of(shards, {})))
+    records.write_split(directory, [item.serialise() for item in items], shard_bytes)
     return str(directory)
 
 

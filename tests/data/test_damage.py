@@ -1,8 +1,6 @@
 """Damaged records, each kind of damage made by hand, against what an oracle says of their order."""
 
 import itertools
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ from oner_jax.data import damage, order, records
 from oner_jax.data.options import DataOptions
 from oner_jax.data.pipeline import training_batches
 from oner_jax.errors import InputError
-from tests.data.samples import encoded, picture, record
+from tests.data.samples import encoded, picture, record, write_split
 
 BATCH, SEED, SIZE = 12, 5, 48
 GREY_BITS = encoded(Image.fromarray(picture(11)).convert("1"), "PNG")
@@ -44,13 +42,12 @@ def split(tmp_path_factory) -> str:
     items[45] = without_captions(45)
     serialised = [item if isinstance(item, bytes) else item.serialise() for item in items]
     serialised[31] = serialised[31].replace(b"%bad%", b"\xff\xfe\xfd\xfc\xfb")
+    records.write_split(folder, serialised, shard_bytes=2**20)
     shard = folder / records.shard_file(0)
-    description = records.write_shard(shard, serialised)
     content = bytearray(shard.read_bytes())
     place = content.index(serialised[40]) + 40
     content[place : place + 20] = bytes(20)
     shard.write_bytes(content)
-    (folder / records.MANIFEST).write_text(json.dumps(records.manifest_of([description], {})))
     return str(folder)
 
 
@@ -101,12 +98,8 @@ def test_damaged_records_are_replaced_and_counted_as_an_oracle_says(split, whole
 
 def test_what_is_made_alone_is_what_the_pipeline_makes(tmp_path, whole):
     """Of an undamaged twin: where it shows the same example, the rows are the same."""
-    folder = tmp_path / "sound"
-    folder.mkdir()
-    serialised = [record(number).serialise() for number in range(SIZE)]
-    description = records.write_shard(folder / records.shard_file(0), serialised)
-    (folder / records.MANIFEST).write_text(json.dumps(records.manifest_of([description], {})))
-    sound, losses = batches(str(folder), 12)
+    name = write_split(tmp_path / "sound", [record(number) for number in range(SIZE)])
+    sound, losses = batches(name, 12)
     assert not losses
     compared = 0
     for batch, twin in zip(whole[0], sound, strict=True):
@@ -140,10 +133,6 @@ def test_captions_alone_are_replaced_too(split):
 
 
 def test_nothing_but_damage_ends_the_run(tmp_path):
-    folder: Path = tmp_path / "split"
-    folder.mkdir()
-    serialised = [without_captions(number).serialise() for number in range(4)]
-    description = records.write_shard(folder / records.shard_file(0), serialised)
-    (folder / records.MANIFEST).write_text(json.dumps(records.manifest_of([description], {})))
+    name = write_split(tmp_path / "split", [without_captions(number) for number in range(4)])
     with pytest.raises(InputError, match=r"100 records in a row .*example-.* no_caption"):
-        batches(str(folder), 1)
+        batches(name, 1)
