@@ -16,7 +16,8 @@ from pathlib import Path
 from launch.runs import Run, RunFailed, note
 from oner_jax.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED
 
-JOB = ".job.json"  # beside a run's folder: its commands and the launcher that was given them
+# Beside a run's folder: its commands and the launcher that was given them; and that they failed.
+JOB, FAILED = ".job.json", ".job.failed"
 
 
 class NotFinished(Exception):
@@ -34,12 +35,14 @@ class Jobs:
 
         Raises NotFinished where it has not, or where the run was launched before; RunFailed.
         """
-        job = run.beside(JOB)
+        job, failed = run.beside(JOB), run.beside(FAILED)
         content = {"launcher": self._launcher, "commands": [list(each) for each in run.commands]}
-        if job.exists() and json.loads(job.read_text()) == content:
+        launched = job.exists() and json.loads(job.read_text()) == content
+        if launched and not failed.exists():
             raise NotFinished(f"launched before, not finished; to launch it again, delete {job}")
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         note(job, content)
+        failed.unlink(missing_ok=True)
         command = self.command(run)
         with run.beside(".log").open("ab") as log:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
@@ -70,15 +73,22 @@ def main(arguments: Sequence[str]) -> int:
         print("error: name the folder of a run", file=sys.stderr)
         return EXIT_BAD_INPUT
     folder, place = Path(arguments[0]), arguments[1:]
-    job = folder.with_name(folder.name + JOB)
+    failed = folder.with_name(folder.name + FAILED)
     started = time.monotonic()
-    commands = json.loads(job.read_text())["commands"]
+    try:
+        commands = json.loads(folder.with_name(folder.name + JOB).read_text())["commands"]
+    except FileNotFoundError as error:
+        print(
+            f"error: {error.filename} is missing: launch.sweep --launcher makes it", file=sys.stderr
+        )
+        return EXIT_BAD_INPUT
+    failed.unlink(missing_ok=True)
     for command in commands:
         code = subprocess.run([sys.executable, "-m", *command, *place]).returncode
         if code:
-            # The launcher starts what was asked to stop again; any other the next sweep may.
+            # The next sweep may launch it again, if its launcher does not: after a lost host, say.
             if code != EXIT_PREEMPTED:
-                job.unlink(missing_ok=True)
+                failed.touch()
             return code if code > 0 else 128 - code
     seconds = round(time.monotonic() - started, 1)
     note(folder.with_name(folder.name + ".json"), {"commands": commands, "seconds": seconds})

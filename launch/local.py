@@ -10,11 +10,13 @@ processes see what the machine has.
 
 `--restarts=N` starts the program again, up to N times, when it ends with exit code 75 (stopped with
 a checkpoint) and this launcher was not asked to stop; with `--restart_lost` also when a process was
-killed. SIGTERM and Ctrl-C are passed on to all processes, which save before they end.
+killed. SIGTERM and Ctrl-C are passed on to all processes, which save before they end. `--dry-run`
+prints the commands of all processes and runs none.
 """
 
 import argparse
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -45,33 +47,32 @@ def main() -> int:
     parser.add_argument(
         "--restart_lost", action="store_true", help="also start again when a process was killed"
     )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and run none")
     options = parser.parse_args()
     if options.processes < 1:
         parser.error("--processes is at least 1")
-    processes: list[subprocess.Popen[bytes]] = []
-    asked_to_stop = False
-
-    def pass_on(number: int, _: object) -> None:
-        nonlocal asked_to_stop
-        asked_to_stop = True
-        _signal(processes, number)
-
+    if options.dry_run:
+        environment = [f"{name}={value}" for name, value in _environment(options).items()]
+        for command in _commands(options):
+            print(shlex.join(["env", *environment, *command] if environment else command))
+        return 0
+    asked: list[int] = []  # signals, in order
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
+        signal.signal(number, lambda number, _: asked.append(number))
     for restarts_left in reversed(range(options.restarts + 1)):
-        exit_code = _run_once(options, processes)
+        exit_code = _run_once(options, asked)
         again = exit_code == PREEMPTED or (options.restart_lost and exit_code > KILLED)
-        if asked_to_stop or not again or not restarts_left:
+        if asked or not again or not restarts_left:
             break
         print(f"exit code {exit_code}: starting again, {restarts_left} left", file=sys.stderr)
     return exit_code
 
 
-def _run_once(options: argparse.Namespace, processes: list[subprocess.Popen[bytes]]) -> int:
-    """Start all, filling `processes`, and wait until all have ended; the exit code."""
-    processes[:], printers = _start(options)
+def _run_once(options: argparse.Namespace, asked: list[int]) -> int:
+    """Start all, pass on the signals in `asked`, and wait until all have ended; the exit code."""
+    processes, printers = _start(options)
     try:
-        return _wait(processes)
+        return _wait(processes, asked)
     finally:
         _end(processes, options.grace_seconds)
         for printer in printers:
@@ -81,22 +82,11 @@ def _run_once(options: argparse.Namespace, processes: list[subprocess.Popen[byte
 def _start(
     options: argparse.Namespace,
 ) -> tuple[list[subprocess.Popen[bytes]], list[threading.Thread]]:
-    environment = dict(os.environ)
-    if options.devices_per_process:
-        flag = f"--xla_force_host_platform_device_count={options.devices_per_process}"
-        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flag}"
-        environment["JAX_PLATFORMS"] = "cpu"
-    address = f"127.0.0.1:{_free_port()}"
     processes, printers = [], []
-    for number in range(options.processes):
-        place = [
-            f"--coordinator_address={address}",
-            f"--num_processes={options.processes}",
-            f"--process_id={number}",
-        ]
+    for number, command in enumerate(_commands(options)):
         process = subprocess.Popen(
-            [*options.command, *place],
-            env=environment,
+            command,
+            env=os.environ | _environment(options),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             # Ctrl-C comes to the launcher alone, which passes it on: once, not twice.
@@ -110,15 +100,40 @@ def _start(
     return processes, printers
 
 
+def _commands(options: argparse.Namespace) -> list[list[str]]:
+    """Of every process."""
+    address = f"--coordinator_address=127.0.0.1:{_free_port()}"
+    count = f"--num_processes={options.processes}"
+    return [
+        [*options.command, address, count, f"--process_id={number}"]
+        for number in range(options.processes)
+    ]
+
+
+def _environment(options: argparse.Namespace) -> dict[str, str]:
+    """What differs from this process's."""
+    if not options.devices_per_process:
+        return {}
+    flag = f"--xla_force_host_platform_device_count={options.devices_per_process}"
+    return {
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip(),
+        "JAX_PLATFORMS": "cpu",
+    }
+
+
 def _forward(source: IO[bytes], target: IO[str], prefix: str) -> None:
     for line in source:
         target.write(prefix + line.decode(errors="replace"))
         target.flush()
 
 
-def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
+def _wait(processes: list[subprocess.Popen[bytes]], asked: list[int]) -> int:
     """Until all are done or one fails; the exit code of that one, as a shell would give it."""
+    passed_on = 0
     while True:
+        for number in asked[passed_on:]:
+            _signal(processes, number)
+            passed_on += 1
         codes = [process.poll() for process in processes]
         failed = next((code for code in codes if code), None)
         if failed is not None:

@@ -20,9 +20,9 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float, Float32, Int32, UInt8
 from PIL import Image
 
@@ -214,7 +214,7 @@ def load(
     weights: str = "online",
     batch_size: int = BATCH_SIZE,
 ) -> Model:
-    """The model in a run's folder or in an export.
+    """The model in a run's folder or in an export, local or on object storage.
 
     `step` and `weights` choose among a run's checkpoints, as for `oner_jax.export`. `batch_size`
     is how many inputs are embedded at once. Raises InputError where there is no model, saying what
@@ -222,7 +222,7 @@ def load(
     """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be at least 1")
-    return Model(load_run(Path(path), step, weights), batch_size)
+    return Model(load_run(path, step, weights), batch_size)
 
 
 def _as_list(images: Pictures) -> list[Picture]:
@@ -254,7 +254,7 @@ def _image_of(picture: Picture) -> Image.Image:
 
 
 def _content(file: str | os.PathLike | bytes) -> bytes:
-    return file if isinstance(file, bytes) else Path(file).read_bytes()
+    return file if isinstance(file, bytes) else epath.Path(file).read_bytes()
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def main(_: Sequence[str]) -> None:
     if not all(step.isdigit() for step in values.average):
         raise InputError(f"--average={','.join(values.average)}: give steps, as 1000,2000")
     source = open_source(
-        Path(workdir),
+        workdir,
         step=values.step,
         weights=values.weights,
         average=[int(step) for step in values.average],

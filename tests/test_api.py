@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 import oner_jax
@@ -190,6 +191,15 @@ def test_two_towers_have_no_joint_view(tmp_path):
 def test_what_cannot_be_loaded_is_named(run, path, options, complaint):
     with pytest.raises(InputError, match=complaint):
         oner_jax.load(run / path, **options)
+
+
+def test_a_run_on_object_storage_is_looked_for_there(monkeypatch):
+    def nothing(path: epath.Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(type(epath.Path("gs://bucket")), "read_text", nothing)
+    with pytest.raises(InputError, match=r"^gs://bucket/run holds no run"):
+        oner_jax.load("gs://bucket/run")
 
 
 def test_the_package_is_light_and_its_use_takes_no_tensorflow(exported):

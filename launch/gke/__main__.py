@@ -116,14 +116,13 @@ class JobSet:
 def xpk_command(job: Job, cluster: str) -> list[str]:
     """The same run by XPK, on a cluster that XPK made."""
     topology = job.topology
-    chips = topology.chips // topology.slices
-    kind = XPK_TYPES.get(topology.chip.name, "")
-    if not kind:
+    if topology.chip.name not in XPK_TYPES:
         raise InputError(f"XPK's name of {topology.chip.name} is not known")
-    kind = kind.format(chips=chips, cores=2 * chips)
-    size = [f"--tpu-type={kind}", f"--num-slices={topology.slices}"]
-    if not topology.is_tpu:
-        size = [f"--device-type={kind}", f"--num-nodes={job.pods}"]
+    kind = XPK_TYPES[topology.chip.name].format(chips=job.chips, cores=2 * job.chips)
+    if topology.is_tpu:
+        size = (f"--tpu-type={kind}", f"--num-slices={topology.slices}")
+    else:
+        size = (f"--device-type={kind}", f"--num-nodes={job.pods}")
     return [
         *("xpk", "workload", "create", f"--workload={job.name}", f"--cluster={cluster}", *size),
         *(f"--docker-image={job.image}", f"--max-restarts={job.max_restarts}"),

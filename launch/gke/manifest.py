@@ -49,6 +49,11 @@ class Job:
         """Of one slice: its hosts."""
         return self.topology.hosts // self.topology.slices
 
+    @property
+    def chips(self) -> int:
+        """Of one slice."""
+        return self.topology.chips // self.topology.slices
+
 
 def render(job: Job) -> str:
     """The manifest, as YAML with the template's comments."""
@@ -60,14 +65,13 @@ def render(job: Job) -> str:
 
 def _values(job: Job) -> Mapping[str, Any]:
     topology = job.topology
-    chips = topology.chips // topology.slices
     place = [] if topology.is_tpu else _place(job)
     return {
         "name": job.name,
         "max_restarts": job.max_restarts,
         "num_slices": topology.slices,
         "hosts": job.pods,
-        "host_chips": chips // job.pods,
+        "host_chips": job.chips // job.pods,
         "image": job.image,
         "command": [*escaped(job.command), *place],
         "service_account": job.service_account,

@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
-
-from oner_jax.exporting.parity import Encode
+from oner_jax.exporting.parity import Encode, by_embedder
 from oner_jax.exporting.source import Source
-from oner_jax.models.embedding import Embedder
 from oner_jax.models.files import (
     WEIGHTS_FILE,
     named_arrays,
@@ -24,11 +21,5 @@ def write(source: Source, folder: Path) -> None:
 def read(source: Source, folder: Path) -> Encode:
     """The model that the file gives."""
     path = folder / WEIGHTS_FILE
-    embedder = Embedder(
-        source.model, parameters_from(read_weights(path), source.model, str(path)), batch_size=8
-    )
-
-    def encode(images: np.ndarray | None, ids: np.ndarray | None) -> np.ndarray:
-        return embedder(images=images, text=ids).projected
-
-    return encode
+    parameters = parameters_from(read_weights(path), source.model, str(path))
+    return by_embedder(source.embedder.of(parameters))

@@ -5,6 +5,8 @@ import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from etils import epath
+
 from oner_jax.evals.suite import Cell
 from oner_jax.evals.table import text_table
 from oner_jax.evals.tasks import TASKS
@@ -72,10 +74,11 @@ def _results(source: Source) -> str:
     }
     if label not in columns:
         return _NO_RESULTS
-    return f"```\n{text_table(columns)}\n```"
+    own = "momentum" if source.weights == "momentum" else label
+    return f"```\n{text_table(columns)}\n```\n\nThis folder's weights are those of `{own}`."
 
 
-def _cells(folder: Path) -> dict[str, dict[str, Cell]]:
+def _cells(folder: epath.Path) -> dict[str, dict[str, Cell]]:
     """Finished results by dataset and task."""
     cells: dict[str, dict[str, Cell]] = {}
     for path in sorted(folder.glob("*/*.json")):

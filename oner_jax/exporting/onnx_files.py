@@ -17,6 +17,7 @@ from oner_jax.exporting.programs import (
     NAMES,
     OUTPUT,
     encoder,
+    given,
     input_shapes,
     named_weights,
 )
@@ -62,14 +63,14 @@ def read(source: Source, folder: Path) -> Encode:
 
     onnxruntime.set_default_logger_severity(3)
     sessions = {
-        INPUTS[view]: onnxruntime.InferenceSession(
+        view: onnxruntime.InferenceSession(
             str(folder / DIRECTORY / f"{NAMES[view]}.onnx"), providers=["CPUExecutionProvider"]
         )
         for view in source.views
     }
 
     def encode(images: np.ndarray | None, ids: np.ndarray | None) -> np.ndarray:
-        given = {n: x for n, x in (("images", images), ("ids", ids)) if x is not None}
-        return sessions[tuple(given)].run(None, given)[0]
+        view, named = given(images, ids)
+        return sessions[view].run(None, named)[0]
 
     return encode

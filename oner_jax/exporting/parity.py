@@ -1,6 +1,6 @@
 """Does an export compute what the trained model computes? Fixed inputs through both."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ from PIL import Image
 from oner_jax.data.preprocessing import encoder_pixels
 from oner_jax.errors import InputError
 from oner_jax.exporting.source import Source
+from oner_jax.models.embedding import Embedder
 
 # Largest absolute difference between two unit vectors' elements, by what the export computes in.
 TOLERANCES = {"float32": 1e-5, "bfloat16": 5e-2}
@@ -73,25 +74,33 @@ def _picture(width: int, height: int, mode: str) -> Image.Image:
     return image.convert("RGB").convert(mode) if mode in ("CMYK", "P", "1") else image.convert(mode)
 
 
-def differences(source: Source, encode: Encode) -> Iterator[tuple[str, float]]:
-    """(view, largest absolute difference), over all inputs at once and over one of them alone."""
-    reference, inputs = source.reference(), fixed_inputs(source)
-    for view in source.views:
-        largest = 0.0
-        for rows in (slice(None), slice(2, 3)):
-            given = inputs.of(view, rows)
-            expected = reference(*given).projected
-            found = np.asarray(encode(*given), np.float32)
-            if found.shape != expected.shape or not np.isfinite(found).all():
-                largest = np.inf
-                continue
-            largest = max(largest, float(np.abs(found - expected).max()))
-        yield view, largest
+def by_embedder(embedder: Embedder) -> Encode:
+    """What an embedder gives, as `Encode` has it."""
+    return lambda images, ids: embedder(images=images, text=ids).projected
+
+
+def differences(source: Source, encode: Encode) -> dict[str, float]:
+    """The largest absolute difference by view, over all inputs at once and over one alone."""
+    reference, inputs = by_embedder(source.reference), fixed_inputs(source)
+    return {
+        view: max(
+            _difference(reference(*given), encode(*given))
+            for given in (inputs.of(view, slice(None)), inputs.of(view, slice(2, 3)))
+        )
+        for view in source.views
+    }
+
+
+def _difference(expected: np.ndarray, found: np.ndarray) -> float:
+    found = np.asarray(found, np.float32)
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return np.inf
+    return float(np.abs(found - expected).max())
 
 
 def check(name: str, source: Source, encode: Encode) -> dict[str, float]:
     """The differences by view. Raises InputError if one is beyond the tolerance."""
-    found = dict(differences(source, encode))
+    found = differences(source, encode)
     tolerance = TOLERANCES[source.dtype]
     for view, difference in found.items():
         if not difference <= tolerance:

@@ -15,6 +15,14 @@ from oner_jax.parallel.mesh import path_name
 NAMES = {"I": "image", "T": "text", "IT": "joint"}
 INPUTS = {"I": ("images",), "T": ("ids",), "IT": ("images", "ids")}
 OUTPUT = "embedding"
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def given(images: np.ndarray | None, ids: np.ndarray | None) -> tuple[str, dict[str, np.ndarray]]:
+    """The view of what is there, and that by its names in `INPUTS`."""
+    pair = zip(INPUTS["IT"], (images, ids), strict=True)
+    named = {name: array for name, array in pair if array is not None}
+    return next(view for view, names in INPUTS.items() if names == tuple(named)), named
 
 
 def named_weights(source: Source) -> dict[str, np.ndarray]:

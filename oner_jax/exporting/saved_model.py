@@ -14,14 +14,15 @@ from oner_jax.exporting.programs import (
     INPUTS,
     NAMES,
     OUTPUT,
+    PLATFORMS,
     encoder,
+    given,
     input_shapes,
     named_weights,
 )
 from oner_jax.exporting.source import Source
 
 DIRECTORY = "savedmodel"
-PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(source: Source, folder: Path) -> None:
@@ -67,12 +68,8 @@ def read(source: Source, folder: Path) -> Encode:
     loaded = tf.saved_model.load(str(folder / DIRECTORY))
 
     def encode(images: np.ndarray | None, ids: np.ndarray | None) -> np.ndarray:
-        given = {
-            name: tf.constant(array)
-            for name, array in (("images", images), ("ids", ids))
-            if array is not None
-        }
-        view = next(view for view in INPUTS if set(INPUTS[view]) == set(given))
-        return loaded.signatures[NAMES[view]](**given)[OUTPUT].numpy()
+        view, named = given(images, ids)
+        tensors = {name: tf.constant(array) for name, array in named.items()}
+        return loaded.signatures[NAMES[view]](**tensors)[OUTPUT].numpy()
 
     return encode

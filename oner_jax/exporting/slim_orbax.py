@@ -5,9 +5,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from oner_jax.exporting.parity import Encode
+from oner_jax.exporting.parity import Encode, by_embedder
 from oner_jax.exporting.source import Source
-from oner_jax.models.embedding import Embedder
 from oner_jax.training.exported import ORBAX, read_orbax, write_orbax
 
 
@@ -19,9 +18,4 @@ def write(source: Source, folder: Path) -> None:
 
 def read(source: Source, folder: Path) -> Encode:
     """The model that the checkpoint gives."""
-    embedder = Embedder(source.model, read_orbax(folder / ORBAX, source.model), batch_size=8)
-
-    def encode(images: np.ndarray | None, ids: np.ndarray | None) -> np.ndarray:
-        return embedder(images=images, text=ids).projected
-
-    return encode
+    return by_embedder(source.embedder.of(read_orbax(folder / ORBAX, source.model)))

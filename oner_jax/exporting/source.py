@@ -1,12 +1,13 @@
 """What is exported: one set of weights of a run, or the average of several."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from oner_jax.data.text import Tokenizer
@@ -29,7 +30,7 @@ class Source:
     the weights are averaged.
     """
 
-    workdir: Path
+    workdir: epath.Path
     config: ConfigDict
     settings: ModelSettings
     parameters: Parameters
@@ -38,7 +39,7 @@ class Source:
     steps: tuple[int, ...]
     dtype: str
 
-    @property
+    @functools.cached_property
     def model(self) -> PureModel:
         """As the export computes; on any accelerator, so without a fused kernel of one."""
         return PureModel(self.settings)
@@ -48,14 +49,22 @@ class Source:
         """Those of I, T and IT that the architecture has, in this order."""
         return [view for view in ("I", "T", "IT") if view in self.model.views]
 
+    @functools.cached_property
+    def embedder(self) -> Embedder:
+        """The model as the export computes; `of` other weights it is not compiled again."""
+        return Embedder(self.model, self.parameters, batch_size=8)
+
+    @functools.cached_property
     def reference(self) -> Embedder:
         """The training model in float32, which an export is compared with."""
+        if self.settings.dtype == "float32":
+            return self.embedder
         settings = dataclasses.replace(self.settings, dtype="float32")
         return Embedder(PureModel(settings), self.parameters, batch_size=8)
 
 
 def open_source(
-    workdir: Path,
+    workdir: epath.PathLike,
     *,
     step: str = "last",
     weights: str = "online",
@@ -90,7 +99,7 @@ def open_source(
         ModelSettings.from_config(config.model), dtype=dtype, attention="xla", remat="none"
     )
     return Source(
-        workdir=workdir,
+        workdir=epath.Path(workdir),
         config=config,
         settings=settings,
         parameters=jax.tree.map(np.asarray, parameters),

@@ -12,12 +12,18 @@ import jax
 import numpy as np
 
 from oner_jax.exporting.parity import Encode
-from oner_jax.exporting.programs import INPUTS, NAMES, encoder, input_shapes, named_weights
+from oner_jax.exporting.programs import (
+    NAMES,
+    PLATFORMS,
+    encoder,
+    given,
+    input_shapes,
+    named_weights,
+)
 from oner_jax.exporting.source import Source
 from oner_jax.models.files import write_weights
 
 DIRECTORY = "stablehlo"
-PLATFORMS = ("cpu", "cuda", "tpu")
 WEIGHTS = "weights.safetensors"
 LOADER = "load.py"
 
@@ -42,9 +48,7 @@ def read(source: Source, folder: Path) -> Encode:
     loaded = runpy.run_path(str(folder / DIRECTORY / LOADER))["load"](folder / DIRECTORY)
 
     def encode(images: np.ndarray | None, ids: np.ndarray | None) -> np.ndarray:
-        given = tuple(x for x in (images, ids) if x is not None)
-        names = tuple(n for n, x in (("images", images), ("ids", ids)) if x is not None)
-        view = next(view for view in INPUTS if INPUTS[view] == names)
-        return loaded[NAMES[view]](*given)
+        view, named = given(images, ids)
+        return loaded[NAMES[view]](*named.values())
 
     return encode

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from oner_jax import export
@@ -20,6 +21,7 @@ from oner_jax.evals.table import by_label
 from oner_jax.exporting import parity
 from oner_jax.exporting.folder import whole_folder, write_shared
 from oner_jax.exporting.formats import FORMATS
+from oner_jax.exporting.model_card import model_card
 from oner_jax.exporting.source import Source, open_source
 from oner_jax.models.files import named_arrays, parameters_from
 from oner_jax.models.pretraining import PureModel
@@ -61,7 +63,7 @@ def source_of(settings, **changes) -> Source:
     model = PureModel(settings)
     config = small_config(settings)
     values: dict[str, Any] = dict(
-        workdir=Path("nowhere"),
+        workdir=epath.Path("nowhere"),
         config=config,
         settings=settings,
         parameters=jax.tree.map(np.asarray, small.parameters(model)),
@@ -139,6 +141,10 @@ def test_an_export_is_evaluated_like_its_run(run, exported):
     for space in ("projected", "backbone"):
         found = other["step 20"]["toys"]["retrieval"].measurements(space)
         assert found == own["step 20"]["toys"]["retrieval"].measurements(space)
+    for weights, column in (("online", "step 20"), ("momentum", "momentum")):
+        card = model_card(open_source(run, weights=weights), [], {})
+        assert "retrieval/toys/text_R@1" in card
+        assert f"weights are those of `{column}`" in card
 
 
 def test_stablehlo_runs_where_oner_jax_is_not(exported, source, tmp_path):
@@ -160,7 +166,7 @@ def test_stablehlo_runs_where_oner_jax_is_not(exported, source, tmp_path):
     found = np.load(tmp_path / "found.npz")
     ids = source.tokenizer.encode(texts, 8)
     np.testing.assert_array_equal(found["ids"], ids)
-    reference = source.reference()
+    reference = source.reference
     for name, expected in (
         ("image", reference(images=pictures)),
         ("text", reference(text=ids)),
@@ -183,7 +189,7 @@ def test_numpy_alone_computes_the_embeddings(stem, tmp_path):
     source = source_of(small.settings(**stem))
     write_shared(source, tmp_path)
     FORMATS["safetensors"].write(source, tmp_path)
-    encoder, reference = NumpyEncoder(tmp_path), source.reference()
+    encoder, reference = NumpyEncoder(tmp_path), source.reference
     images, ids = parity.fixed_inputs(source)
     for given in ({"images": images}, {"text": ids}, {"images": images, "text": ids}):
         expected = reference(**given).projected

@@ -1,7 +1,7 @@
 """A SLURM of one process: copied into a folder of the PATH as sbatch, srun, squeue and scontrol.
 
 `$FAKE_SLURM` holds `calls` (one JSON list a call, the program's name first), `outcomes` (what each
-start of the tasks does: an exit code, `preempt` or `cancel`) and `state` of the job.
+start of the tasks does: an exit code, `preempt` or `cancel`), `state` of the job, `cores` of a task.
 """
 
 import json
@@ -23,6 +23,9 @@ def sbatch(arguments: list[str]) -> int:
     for count in range(10):
         (SLURM / "state").write_text("RUNNING")
         environment = os.environ | {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(count)}
+        for word in arguments[:script]:
+            if word.startswith("--cpus-per-task="):
+                environment["SLURM_CPUS_PER_TASK"] = word.partition("=")[2]
         code = subprocess.run(
             ["bash", copy, *arguments[script + 1 :]], cwd=folder, env=environment
         ).returncode
@@ -33,6 +36,7 @@ def sbatch(arguments: list[str]) -> int:
 
 def srun(arguments: list[str]) -> int:
     starts = [json.loads(line)[0] for line in (SLURM / "calls").read_text().splitlines()]
+    (SLURM / "cores").write_text(os.environ.get("SRUN_CPUS_PER_TASK", "1"))  # since SLURM 22.05
     outcome = (SLURM / "outcomes").read_text().split()[starts.count("srun") - 1]
     if outcome == "cancel":
         (SLURM / "state").write_text("COMPLETING")

@@ -78,6 +78,26 @@ def test_what_only_submits_is_collected_later(tmp_path, capsys):
     assert [name for name, _ in noted(tmp_path)] == ["a-seed-0", "b-seed-0", "b-seed-0"]
 
 
+def test_a_job_that_failed_is_brought_back_by_its_launcher(tmp_path):
+    """As where a host was lost: the same command again, from the cluster's own queue."""
+    fails_once = (
+        "import sys; from pathlib import Path; path = Path(sys.argv[1]) / 'tried'\n"
+        "tried = path.exists(); path.touch(); sys.exit(not tried)"
+    )
+    lost = run(tmp_path, "a", fails_once)
+    run_all([lost], 1, launcher=launcher(tmp_path, NOTE))
+    ((_, command),) = noted(tmp_path)
+    assert [subprocess.run(command, cwd=ROOT).returncode for _ in range(2)] == [1, 0]
+    assert lost.seconds() is not None
+
+
+def test_a_job_that_nobody_launched_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "launch.jobs", str(tmp_path / "seed-0")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {tmp_path / 'seed-0'}.job.json is missing")
+
+
 def test_a_job_on_several_hosts_passes_their_flags_on_and_75_keeps_it_launched(tmp_path):
     program = (
         f"import sys; open({str(tmp_path / 'words')!r}, 'w').write(sys.argv[-1]); sys.exit(75)"

@@ -1,5 +1,7 @@
 """Several processes on this machine: their lines, their flags, and how they end."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +79,28 @@ def test_a_launcher_that_is_asked_to_stop_does_not_start_again(tmp_path):
     assert process.stdout.readline() == "[0] up\n"
     process.terminate()
     assert process.wait(timeout=60) == 75
+
+
+def test_a_launcher_that_is_asked_while_it_starts_the_processes_asks_them_all():
+    """The first process asks it, long before the last one is there."""
+    code = 'case "$3" in *=0) kill -TERM $PPID;; esac; exec sleep 60'
+    own = ["--processes=20", "--restarts=3", "--", "sh", "-c", code, "sh"]
+    result = subprocess.run([sys.executable, LOCAL, *own], capture_output=True, timeout=30)
+    assert result.returncode == 128 + 15
+
+
+def test_a_dry_run_prints_what_runs():
+    code = "import os, sys; print(sys.argv[1:], os.environ['XLA_FLAGS'].split()[-1])"
+    own = ["--processes=2", "--devices_per_process=3", "--", sys.executable, "-c", code]
+    printed, ran = (
+        subprocess.run([sys.executable, LOCAL, *options, *own], capture_output=True, text=True)
+        for options in (["--dry-run"], [])
+    )
+    assert printed.returncode == ran.returncode == 0
+    lines = [
+        subprocess.run(shlex.split(line), capture_output=True, text=True).stdout
+        for line in printed.stdout.splitlines()
+    ]
+    # One address for all, another one each time.
+    heard = [re.sub(r":\d+", "", line[len("[0] ") :]) for line in sorted(ran.stdout.splitlines())]
+    assert [re.sub(r":\d+", "", line.strip()) for line in lines] == heard

@@ -73,6 +73,12 @@ def test_one_task_a_gpu_is_what_sbatch_is_told(slurm):
     assert slurm.calls("sbatch")[0][1:3] == tasks
 
 
+@pytest.mark.parametrize(("options", "cores"), [([], "1"), (["--cpus-per-task=64"], "64")])
+def test_a_task_has_the_cores_that_were_asked_for(slurm, options, cores):
+    assert slurm.run(*options).returncode == 0
+    assert (slurm.folder / "cores").read_text() == cores
+
+
 def test_a_preemption_goes_back_into_the_queue_and_starts_the_same(slurm):
     result = slurm.run(outcomes="preempt 75 0")
     assert result.returncode == 0, result.stderr
