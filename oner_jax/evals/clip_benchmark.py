@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from oner_jax.data.preprocessing import on_white
+from oner_jax.data.preprocessing import encoder_pixels
 from oner_jax.data.text import Tokenizer
 from oner_jax.models.embedding import Embedder
 from oner_jax.training.checkpoints import load_run
@@ -60,14 +60,7 @@ class Transform:
     def __call__(self, image: Image.Image) -> "torch.Tensor":
         import torch
 
-        image = on_white(image)
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        # Means over areas when it shrinks, as in `oner_jax.data.images`.
-        filter_ = Image.Resampling.BOX if side >= self._size else Image.Resampling.BILINEAR
-        box = (left, top, left + side, top + side)
-        pixels = np.asarray(image.resize((self._size, self._size), filter_, box=box))
-        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+        return torch.from_numpy(encoder_pixels(image, self._size).transpose(2, 0, 1).copy())
 
 
 def load_oner(
