@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
@@ -11,6 +11,7 @@ from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
 from oner_jax.evals.features import EmbedsViews
 from oner_jax.evals.suite import Subject, slug
+from oner_jax.evals.table import BESIDE
 from oner_jax.models.embedding import Embedder
 from oner_jax.training.checkpoints import (
     available_steps,
@@ -76,16 +77,22 @@ class Checkpoint:
 
 
 def checkpoints_of(
-    workdirs: Sequence[epath.Path], steps: Sequence[str], out: epath.Path | None = None
+    workdirs: Sequence[epath.Path],
+    steps: Sequence[str],
+    names: Mapping[epath.Path, str],
+    out: epath.Path | None = None,
 ) -> list[Checkpoint]:
     """The checkpoints of every run: numbers, "best" (by the run's own metric), "last", or "all".
+
+    `names` are what tables call the runs.
 
     All are those that there are, and those that were evaluated and then deleted. Ascending in each
     run. Raises InputError for a folder without a run and for a step that is not there, naming those
     that are.
     """
     found = []
-    for workdir, name in zip(workdirs, short_names(workdirs), strict=True):
+    for workdir in workdirs:
+        name = names[workdir]
         read_config(workdir)
         there = set(available_steps(workdir))
         chosen: dict[int, bool] = {}
@@ -118,25 +125,35 @@ def _evaluated_steps(cells: epath.Path) -> set[int]:
     return {int(number) for number in numbers if number.isdigit()}
 
 
-def compared_checkpoints(entries: Sequence[str], workdir: epath.Path) -> list[Checkpoint]:
-    """The checkpoints that `--compare` names: FOLDER for its last one, FOLDER@STEP, or @STEP of
-    `workdir`. Raises InputError as `checkpoints_of` does."""
-    parts = [entry.rpartition("@") if "@" in entry else (entry, "", "last") for entry in entries]
-    folders = [epath.Path(folder) if folder else workdir for folder, _, _ in parts]
-    distinct = list(dict.fromkeys(folders))
-    names = dict(zip(distinct, short_names(distinct), strict=True))
-    found = []
-    for folder, (_, at, step) in zip(folders, parts, strict=True):
-        (checkpoint,) = checkpoints_of([folder], [step])
-        run = f"{names[folder]} {checkpoint.step}" if at else names[folder]
-        found.append(dataclasses.replace(checkpoint, run=run))
+def compared_steps(entries: Sequence[str], workdir: epath.Path) -> list[tuple[epath.Path, str]]:
+    """What `--compare` names, as folders and steps: FOLDER (its last one, a step of ""),
+    FOLDER@STEP, or @STEP of `workdir`."""
+    parts = [entry.rpartition("@") if "@" in entry else (entry, "", "") for entry in entries]
+    return [(epath.Path(folder) if folder else workdir, step) for folder, _, step in parts]
+
+
+def compared_checkpoints(
+    compared: Sequence[tuple[epath.Path, str]], names: Mapping[epath.Path, str]
+) -> dict[str, Checkpoint]:
+    """The checkpoints that `compared_steps` gives, by what tables call them: the run, and the step
+    where one was named. Raises InputError as `checkpoints_of` does, and for more than one step."""
+    found = {}
+    for folder, step in compared:
+        if step == "all":
+            raise InputError(f"--compare={folder}@all: name one checkpoint, or give --workdir both")
+        (checkpoint,) = checkpoints_of([folder], [step or "last"], names)
+        label = f"{checkpoint.run} {checkpoint.step}" if step else checkpoint.run
+        found[label] = checkpoint
     return found
 
 
-def short_names(folders: Sequence[epath.Path]) -> list[str]:
-    """The last part of each path; the whole path where that is not unique."""
-    last = [folder.resolve().name for folder in folders]
-    return [
-        name if last.count(name) == 1 and name != UNTRAINED else str(folder).strip("/")
-        for name, folder in zip(last, folders, strict=True)
-    ]
+def run_names(folders: Sequence[epath.Path]) -> dict[epath.Path, str]:
+    """The last part of each path; the whole path where that is not unique or names a column."""
+    distinct = list(dict.fromkeys(folders))
+    last = [folder.resolve().name for folder in distinct]
+    names = {}
+    for name, folder in zip(last, distinct, strict=True):
+        if name in (UNTRAINED, *BESIDE):
+            name = f"{folder.resolve().parent.name}/{name}"
+        names[folder] = name if last.count(name) <= 1 else str(folder).strip("/")
+    return names

@@ -1,6 +1,7 @@
 """Checkpoints x datasets x tasks, from what is asked for to the finished cells side by side."""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from oner_jax.evals.checkpoints import (
     cells_folder,
     checkpoints_of,
     compared_checkpoints,
+    compared_steps,
+    run_names,
 )
 from oner_jax.evals.datasets import Place, available, choose
 from oner_jax.evals.differences import Difference, differences
@@ -102,7 +105,7 @@ class Results:
         """All of them."""
         return [*self.own, *self.beginnings, *self.others]
 
-    @property
+    @functools.cached_property
     def compared(self) -> dict[str, list[Difference]]:
         """Differences of every own column to every other one, by what is less what."""
         return {
@@ -156,6 +159,8 @@ def measure(request: Request) -> Results:
     own, beginnings, others = (
         [column(label, checkpoint) for label, checkpoint in kind.items()] for kind in checkpoints
     )
+    # In curves and tables a compared checkpoint stands for itself, not for the rest of its run.
+    others = [dataclasses.replace(other, run=other.label) for other in others]
     every = {label: one for kind in checkpoints for label, one in kind.items()}
     return Results(own, beginnings, others, every, places, left_out, origin)
 
@@ -164,8 +169,10 @@ def _labelled(
     request: Request,
 ) -> tuple[dict[str, Checkpoint], dict[str, Checkpoint], dict[str, Checkpoint]]:
     """The runs' checkpoints, their beginnings and the compared ones, by what tables call them."""
-    own = checkpoints_of(request.folders, request.steps, request.out_folder)
-    others = compared_checkpoints(request.compare, request.folders[0])
+    compared = compared_steps(request.compare, request.folders[0])
+    # One name for each folder: results of two runs must not meet in a file or a column.
+    names = run_names([*request.folders, *(folder for folder, _ in compared)])
+    own = checkpoints_of(request.folders, request.steps, names, request.out_folder)
     alone = len(request.workdirs) == 1
     runs = {one.workdir: one for one in own} if request.untrained else {}
     return (
@@ -174,7 +181,7 @@ def _labelled(
             UNTRAINED if alone else f"{one.run} {UNTRAINED}": Checkpoint(one.workdir, INIT, one.run)
             for one in runs.values()
         },
-        {one.run: one for one in others},
+        compared_checkpoints(compared, names),
     )
 
 

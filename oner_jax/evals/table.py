@@ -38,13 +38,14 @@ def metric_rows(columns: Columns) -> list[tuple[str, dict[str, Measurement]]]:
     """
     run = next(iter(columns.values()))
     rows = []
-    for dataset, cells in run.items():
-        for task in (task for task in TASKS if task in cells):
+    for dataset in dict.fromkeys(dataset for cells in columns.values() for dataset in cells):
+        for task in TASKS:
             sources = {
-                label: _find(other, dataset, task, PRIMARY) for label, other in columns.items()
+                label: _find(cells, dataset, task, PRIMARY) for label, cells in columns.items()
             }
-            sources |= {space: cells[task].measurements(space) for space in BESIDE}
-            for name in cells[task].measurements(PRIMARY):
+            names = dict.fromkeys(name for found in sources.values() for name in found)
+            sources |= {space: _find(run, dataset, task, space) for space in BESIDE}
+            for name in names:
                 row = {label: found[name] for label, found in sources.items() if name in found}
                 rows.append((f"{task}/{dataset}/{name}", row))
     return rows

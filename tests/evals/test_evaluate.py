@@ -23,15 +23,16 @@ from oner_jax.data.evaluation import evaluation_set
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
 from oner_jax.evals import checkpoints, outputs
-from oner_jax.evals.checkpoints import short_names
+from oner_jax.evals.checkpoints import run_names
 from oner_jax.evals.evaluation import Request, measure
 from oner_jax.evals.features import Corpus, encode
 from oner_jax.evals.following import follow
 from oner_jax.evals.table import Columns, by_label
 from oner_jax.models.embedding import Embedder
 from oner_jax.parallel.mesh import make_mesh
-from oner_jax.training.checkpoints import load_run, read_config
-from tests.evals.runs import tiny_run
+from oner_jax.training.checkpoint_policy import CheckpointPolicy
+from oner_jax.training.checkpoints import Checkpoints, load_run, read_config
+from tests.evals.runs import recipe_of, tiny_config, tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +116,29 @@ def test_compared_checkpoints_are_named_apart_and_subtracted(workdir, tmp_path):
     for one in to_other:
         low, high = one.interval
         assert low <= one.difference <= high
-    folders = [epath.Path(folder) for folder in ("a/x", "b/x", "c/y")]
-    assert short_names(folders) == ["a/x", "b/x", "y"]
+    folders = [epath.Path(folder) for folder in ("a/x", "b/x", "c/y", "c/momentum", "b/x")]
+    assert list(run_names(folders).values()) == ["a/x", "b/x", "y", "c/momentum"]
+
+
+def test_a_run_of_the_same_name_is_another_run(workdir, tmp_path):
+    """With `--out` the cells of both are in one folder."""
+    other = shutil.copytree(workdir, tmp_path / workdir.name)
+    with Checkpoints(other, CheckpointPolicy(interval_steps=1, keep=9)) as saved:
+        recipe = recipe_of(tiny_config(read_config(other).data.train))
+        state, _ = saved.restore(5, recipe.abstract)
+        saved.discard_after(3)
+        moved = jax.tree.map(lambda x: x + 0.05 * jax.numpy.cos(11 * x), state.parameters)
+        saved.save(5, state._replace(parameters=moved), {"step": 5})
+    options: Any = {"tasks": ["retrieval"], "untrained": False, "compare": [str(other)]}
+    for request in (
+        Request([workdir], **options, out=tmp_path / "one"),
+        Request([workdir], **options, out=tmp_path / "one", force=True),
+    ):
+        results = measure(request)
+        ((_, found),) = results.compared.items()
+        assert any(one.interval != (0.0, 0.0) for one in found)
+    cells = [column.cells["toys"]["retrieval"].path for column in results.columns]
+    assert len(set(cells)) == 2
 
 
 def test_many_checkpoints_become_one_table(workdir, tmp_path, capsys):
