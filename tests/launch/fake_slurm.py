@@ -1,7 +1,7 @@
 """A SLURM of one process: copied into a folder of the PATH as sbatch, srun, squeue and scontrol.
 
 `$FAKE_SLURM` holds `calls` (one JSON list a call, the program's name first), `outcomes` (what each
-start of the tasks does: an exit code, `preempt` or `cancel`), `state` of the job, `cores` of a task.
+start of the tasks does: an exit code, `preempt` or `cancel`), `state` of the job, a task's `cores`.
 """
 
 import json
