@@ -113,7 +113,7 @@ def describe(figures: dict[str, Any]) -> str:
 def time_input(config: ConfigDict | None) -> None:
     """Time the input at the shapes of `config` and print its figures, as text or JSON."""
     # TensorFlow, which users of the step's benchmark do without.
-    from oner_jax.data import throughput
+    from oner_jax.data.timing import throughput
 
     shape = throughput.InputShape()
     if config is not None:

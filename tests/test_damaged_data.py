@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from oner_jax.data import order
+from oner_jax.data.reading import order
 from tests.data.samples import record, write_split
 from tests.test_train import metrics, run
 

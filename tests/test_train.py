@@ -149,7 +149,7 @@ def test_core_modules_import_no_tensorflow():
     code = (
         "import sys, oner_jax.models.embedding, oner_jax.objectives.objective, "
         "oner_jax.training.step, oner_jax.training.recipe, oner_jax.parallel.mesh, "
-        "oner_jax.data.text, oner_jax.data.order; "
+        "oner_jax.data.text, oner_jax.data.reading.order; "
         "sys.exit(any(m.split('.')[0] in ('tensorflow', 'tensorflow_datasets', 'clu') "
         "for m in sys.modules))"
     )

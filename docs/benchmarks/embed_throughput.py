@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import oner_jax
 from oner_jax.data import sources
 from oner_jax.data.cores import available_cores
-from oner_jax.data.photos import photo_file
+from oner_jax.data.timing.photos import photo_file
 from oner_jax.indexing.making import BATCHES_PER_PART, make_embeddings
 
 DIFFERENT = 64  # pictures made; the others are copies under other names

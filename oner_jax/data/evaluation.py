@@ -8,8 +8,14 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from oner_jax.data import images, records
-from oner_jax.data.decoding import FEATURES, ArrayIterator, as_strings, decoded, no_autograph
 from oner_jax.data.host_tensorflow import tf
+from oner_jax.data.reading.decoding import (
+    FEATURES,
+    ArrayIterator,
+    as_strings,
+    decoded,
+    no_autograph,
+)
 from oner_jax.errors import InputError, first_line
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from oner_jax.data.damage import Loss
-from oner_jax.data.kinds import IMAGE_ONLY, KINDS, PAIRS, TEXT_ONLY
-from oner_jax.data.mixture import Mixture, open_mixture, rest_of
 from oner_jax.data.options import DataOptions
-from oner_jax.data.reading import Reader
-from oner_jax.data.streams import Stream
+from oner_jax.data.reading.damage import Loss
+from oner_jax.data.reading.kinds import IMAGE_ONLY, KINDS, PAIRS, TEXT_ONLY
+from oner_jax.data.reading.mixture import Mixture, open_mixture, rest_of
+from oner_jax.data.reading.reader import Reader
+from oner_jax.data.reading.streams import Stream
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
 

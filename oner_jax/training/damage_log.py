@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from etils import epath
 
-from oner_jax.data.damage import Loss
+from oner_jax.data.reading.damage import Loss
 from oner_jax.errors import InputError
 from oner_jax.parallel import distributed
 from oner_jax.training.metrics import lines_up_to

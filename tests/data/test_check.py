@@ -17,7 +17,7 @@ from oner_jax.data import check, pipeline, records
 from oner_jax.data.checking import delivery_rate, drawings
 from oner_jax.data.checking.inventory import Inventory
 from oner_jax.data.checking.sample import Sample, length_line
-from oner_jax.data.kinds import IMAGE_ONLY, PAIRS, TEXT_ONLY
+from oner_jax.data.reading.kinds import IMAGE_ONLY, PAIRS, TEXT_ONLY
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
 from oner_jax.parallel.topology import Topology

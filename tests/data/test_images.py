@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from oner_jax.data import images
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.data.image_files import ImageOptions, stored_image
-from oner_jax.data.photos import photo
+from oner_jax.data.timing.photos import photo
 from tests.data.samples import encoded, on_white, picture
 
 SIZE = 16

@@ -9,10 +9,11 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from oner_jax.data import order, records
+from oner_jax.data import records
 from oner_jax.data.evaluation import evaluation_set
 from oner_jax.data.options import DataOptions
 from oner_jax.data.pipeline import training_batches
+from oner_jax.data.reading import order
 from oner_jax.data.records import Record
 from oner_jax.data.text import Tokenizer, caption_hash
 from oner_jax.errors import InputError

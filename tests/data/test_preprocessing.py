@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from oner_jax.data.photos import photo_file
 from oner_jax.data.preprocessing import encoder_pixels, resized
+from oner_jax.data.timing.photos import photo_file
 from tests.data.samples import encoded, picture
 from tests.data.test_images import any_files, decode, files
 

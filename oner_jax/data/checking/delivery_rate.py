@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from oner_jax.data import pipeline
 from oner_jax.data.cores import available_cores
-from oner_jax.data.delivery import Delivery
 from oner_jax.data.options import DataOptions
+from oner_jax.data.timing.delivery import Delivery
 from oner_jax.errors import InputError
 from oner_jax.parallel.topology import Topology
 from oner_jax.training.planning import pairs_per_second

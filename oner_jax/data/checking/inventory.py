@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from oner_jax.data.kinds import KINDS, Kind
-from oner_jax.data.mixture import parse
+from oner_jax.data.reading.kinds import KINDS, Kind
+from oner_jax.data.reading.mixture import parse
 from oner_jax.data.records import Split, open_split
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Int32
 
-from oner_jax.data import images, order
+from oner_jax.data import images
 from oner_jax.data.cores import available_cores
-from oner_jax.data.kinds import Kind
 from oner_jax.data.progress import Progress
+from oner_jax.data.reading import order
+from oner_jax.data.reading.kinds import Kind
 from oner_jax.data.records import Record, Split
 from oner_jax.errors import first_line
 

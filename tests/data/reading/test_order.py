@@ -4,7 +4,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oner_jax.data import order
+from oner_jax.data.reading import order
 
 SEEDS = st.integers(0, 2**32 - 1)
 

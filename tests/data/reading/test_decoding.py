@@ -8,7 +8,7 @@ import pytest
 # A call that sleeps has let go of Python's lock and will want it back.
 DROPPED_AT_WORK = """
 import time
-from oner_jax.data.decoding import ArrayIterator
+from oner_jax.data.reading.decoding import ArrayIterator
 from oner_jax.data.host_tensorflow import tf
 
 def slowly(step):

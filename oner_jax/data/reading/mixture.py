@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from oner_jax.data import order
+from oner_jax.data.reading import order
 from oner_jax.data.records import Split, open_split
 from oner_jax.errors import InputError
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oner_jax.data import mixture, order, records
-from oner_jax.data.mixture import Mixture, Part
+from oner_jax.data import records
+from oner_jax.data.reading import mixture, order
+from oner_jax.data.reading.mixture import Mixture, Part
 from oner_jax.errors import InputError
 from tests.data.samples import record, write_split
 

@@ -3,7 +3,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from oner_jax.data import photos
+from oner_jax.data.timing import photos
 
 
 def test_the_same_number_is_the_same_picture():

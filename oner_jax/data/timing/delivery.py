@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from oner_jax.data.stopwatch import Spent, Stopwatch
+from oner_jax.data.timing.stopwatch import Spent, Stopwatch
 
 # More batches than the pipeline keeps ready, so that timing starts with none.
 READY_BATCHES = 4

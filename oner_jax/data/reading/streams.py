@@ -15,13 +15,19 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Int64
 
-from oner_jax.data.damage import Loss
-from oner_jax.data.decoding import FEATURES, ArrayIterator, as_strings, decoded, no_autograph
 from oner_jax.data.host_tensorflow import tf
-from oner_jax.data.kinds import Kind
-from oner_jax.data.mending import Mender
 from oner_jax.data.options import DataOptions
-from oner_jax.data.reading import Reader, Serialised
+from oner_jax.data.reading.damage import Loss
+from oner_jax.data.reading.decoding import (
+    FEATURES,
+    ArrayIterator,
+    as_strings,
+    decoded,
+    no_autograph,
+)
+from oner_jax.data.reading.kinds import Kind
+from oner_jax.data.reading.mending import Mender
+from oner_jax.data.reading.reader import Reader, Serialised
 from oner_jax.data.records import Record
 
 Arrays = dict[str, np.ndarray]

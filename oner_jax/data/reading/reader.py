@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64, UInt32
 
-from oner_jax.data import images, order
-from oner_jax.data.damage import UNREADABLE, DamagedRecord
-from oner_jax.data.mixture import Mixture
+from oner_jax.data import images
 from oner_jax.data.options import DataOptions
+from oner_jax.data.reading import order
+from oner_jax.data.reading.damage import UNREADABLE, DamagedRecord
+from oner_jax.data.reading.mixture import Mixture
 from oner_jax.data.text import Tokenizer, caption_hash
 
 # Uniform numbers per training position: caption, mirror, and four for the crop.

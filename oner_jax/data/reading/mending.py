@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int64
 
-from oner_jax.data import damage
-from oner_jax.data.damage import DamagedRecord
-from oner_jax.data.decoding import FEATURES, as_strings, decoder
 from oner_jax.data.host_tensorflow import tf
-from oner_jax.data.kinds import Kind
-from oner_jax.data.reading import Reader, Varied
+from oner_jax.data.reading import damage
+from oner_jax.data.reading.damage import DamagedRecord
+from oner_jax.data.reading.decoding import FEATURES, as_strings, decoder
+from oner_jax.data.reading.kinds import Kind
+from oner_jax.data.reading.reader import Reader, Varied
 from oner_jax.data.records import Record
 from oner_jax.errors import InputError
 

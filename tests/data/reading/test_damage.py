@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oner_jax.data import damage, order, records
+from oner_jax.data import records
 from oner_jax.data.options import DataOptions
 from oner_jax.data.pipeline import training_batches
+from oner_jax.data.reading import damage, order
 from oner_jax.errors import InputError
 from tests.data.samples import encoded, picture, record, write_split
 

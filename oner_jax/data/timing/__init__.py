@@ -1,0 +1,1 @@
+"""How fast the input is, beside what the same cores can do at most."""
