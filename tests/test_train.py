@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from oner_jax.training.checkpoints import available_steps, load_run
+from tests.marks import slow
 
 ROOT = Path(__file__).parents[1]
 TINY = "configs/oner.py:tiny"
@@ -137,6 +138,7 @@ def test_a_finished_run_stays_as_it_is(finished):
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_eight_devices_train_like_one(finished, tmp_path):
     result = run(tmp_path / "eight", devices=8)
     assert result.returncode == 0, result.stderr
@@ -160,14 +162,14 @@ def test_core_modules_import_no_tensorflow():
     ("config", "overrides", "named"),
     [
         ("configs/oner.py:tinny", (), "did you mean 'tiny'"),
-        ("configs/none.py", (), "configs/none.py"),
-        (TINY, ("--config.model.widht=3",), "width"),
-        (TINY, ("--config.batch_size=many",), "batch_size"),
+        slow("configs/none.py", (), "configs/none.py"),
+        slow(TINY, ("--config.model.widht=3",), "width"),
+        slow(TINY, ("--config.batch_size=many",), "batch_size"),
         (TINY, ("--config.batch_size=33",), "multiple of 8"),
         (TINY, ("--config.data.train=nowhere",), "nowhere"),
-        (TINY, ("--config.data.tokenizer=no.model",), "no.model"),
-        (TINY, ("--config.total_epochs=1.0",), "total_epochs"),
-        (TINY, ("--config.model.image_size=30",), "patch_size"),
+        slow(TINY, ("--config.data.tokenizer=no.model",), "no.model"),
+        slow(TINY, ("--config.total_epochs=1.0",), "total_epochs"),
+        slow(TINY, ("--config.model.image_size=30",), "patch_size"),
         (TINY, ("stray",), "stray"),
     ],
 )

@@ -233,6 +233,7 @@ def test_two_processes_asked_to_stop_do_so_at_the_same_step(tmp_path):
     assert f"[1] {said}" in complaint
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_as_one(one, two, tmp_path):
     workdir = shutil.copytree(two, tmp_path / "resumed")
     shutil.rmtree(workdir / "checkpoints" / "4")

@@ -18,6 +18,7 @@ from oner_jax.training.optimizer import decay_mask, make_optimizer
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import abstract_state
 from tests import small
+from tests.marks import slow
 
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 
@@ -63,12 +64,20 @@ def one_device():
 
 
 @pytest.mark.parametrize(
-    "sizes", [(1, 8, 1, 1), (1, 1, 8, 1), (1, 1, 1, 2), (1, 2, 2, 2), (2, 1, 2, 2)]
+    "sizes",
+    [
+        (1, 2, 2, 2),
+        slow((1, 8, 1, 1)),
+        slow((1, 1, 8, 1)),
+        slow((1, 1, 1, 2)),
+        slow((2, 1, 2, 2)),
+    ],
 )
 def test_any_mesh_gives_the_numbers_of_one_device(sizes):
     jax.tree.map(close, run(sizes), one_device())
 
 
+@pytest.mark.slow
 def test_heads_cut_by_features_give_the_numbers_of_one_device():
     """XLA alone gets the gradient wrong where two such heads follow each other."""
     rules = ((r"(projector|predictor)/.*kernel$", ("fsdp", "tensor")), *meshes.DEFAULT_RULES)
@@ -76,7 +85,8 @@ def test_heads_cut_by_features_give_the_numbers_of_one_device():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "micro_batches"), [((1, 1, 1, 1), 2), ((1, 1, 1, 1), 8), ((1, 2, 2, 1), 4)]
+    ("sizes", "micro_batches"),
+    [((1, 2, 2, 1), 4), slow((1, 1, 1, 1), 2), slow((1, 1, 1, 1), 8)],
 )
 def test_micro_batches_add_up_to_the_undivided_batch(sizes, micro_batches):
     jax.tree.map(close, run(sizes, micro_batches), one_device())
@@ -99,10 +109,16 @@ def clip_on_one_device(form):
     return run((1, 1, 1, 1), form=form, **CLIP)
 
 
-@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
 @pytest.mark.parametrize(
-    ("sizes", "micro_batches"),
-    [((2, 1, 2, 2), 1), ((1, 1, 1, 1), 2), ((1, 4, 1, 1), 2), ((1, 1, 1, 1), 8)],
+    ("form", "sizes", "micro_batches"),
+    [
+        ("softmax", (2, 1, 2, 2), 1),
+        ("sigmoid", (1, 4, 1, 1), 2),
+        slow("sigmoid", (2, 1, 2, 2), 1),
+        slow("softmax", (1, 4, 1, 1), 2),
+        slow("softmax", (1, 1, 1, 1), 8),
+        slow("sigmoid", (1, 1, 1, 1), 8),
+    ],
 )
 def test_keys_with_gradient_add_up_over_meshes_and_micro_batches(form, sizes, micro_batches):
     jax.tree.map(close, run(sizes, micro_batches, form=form, **CLIP), clip_on_one_device(form))
@@ -112,10 +128,7 @@ def test_keys_with_gradient_add_up_over_meshes_and_micro_batches(form, sizes, mi
     "arm",
     [
         {"weights": {"itc": 1.0, "mim": 1.0, "mlm": 1.0}},
-        pytest.param(
-            {"weights": {"itc": 1.0, "mim": 1.0, "mlm": 1.0}, "key_source": "online"},
-            marks=pytest.mark.slow,
-        ),
+        slow({"weights": {"itc": 1.0, "mim": 1.0, "mlm": 1.0}, "key_source": "online"}),
     ],
     ids=["keys first", "cached gradients"],
 )
@@ -135,9 +148,9 @@ def test_a_model_without_a_twin_learns_its_logit_scale():
 @pytest.mark.parametrize(
     ("architecture", "weights"),
     [
-        ("one_tower_two_heads", {"itc": 1.0, "xmc": 1.0, "cic": 1.0}),
-        ("two_towers", {"itc": 1.0, "xmc": 1.0, "mim": 1.0, "mlm": 1.0}),
         ("two_legs", {"itc": 1.0, "cmc": 1.0, "mmm": 1.0}),
+        slow("one_tower_two_heads", {"itc": 1.0, "xmc": 1.0, "cic": 1.0}),
+        slow("two_towers", {"itc": 1.0, "xmc": 1.0, "mim": 1.0, "mlm": 1.0}),
     ],
 )
 def test_every_architecture_trains_alike_on_mixed_meshes(architecture, weights):
