@@ -37,8 +37,6 @@ def assert_same_but_for_rounding(found: np.ndarray, expected: np.ndarray, share:
 @pytest.mark.parametrize("kind", files())
 @pytest.mark.parametrize("size", [7, 16, 21])
 def test_every_kind_of_file_is_read_as_in_evaluation(kind, size):
-    if kind == "png 16 bit":
-        pytest.skip("Pillow reads 16 bits of grey with its own rounding: see the next test")
     file = files()[kind]
     assert_same_but_for_rounding(pixels_of(file, size), evaluated(file, size), share=0.02)
 

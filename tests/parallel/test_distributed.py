@@ -208,14 +208,14 @@ def test_four_processes_train_as_one(one, tmp_path):
     assert_same_run(one, workdir)
 
 
-@pytest.mark.slow
-def test_two_processes_asked_to_stop_do_so_at_the_same_step(tmp_path):
-    workdir = tmp_path / "stopped"
-    own = ["--processes=2", "--devices_per_process=1", "--grace_seconds=30", "--"]
+def started_and_saved(
+    workdir: Path, own: list[str], *, total_steps: int
+) -> "subprocess.Popen[str]":
+    """A launcher of two processes, with options of its own, after their first checkpoint."""
     process = subprocess.Popen(
         [
-            *(sys.executable, "launch/local.py", *own),
-            *(*TRAIN, "--config.total_steps=100000", f"--workdir={workdir}"),
+            *(sys.executable, "launch/local.py", "--processes=2", "--devices_per_process=1"),
+            *(*own, "--", *TRAIN, f"--config.total_steps={total_steps}", f"--workdir={workdir}"),
         ],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
@@ -224,7 +224,14 @@ def test_two_processes_asked_to_stop_do_so_at_the_same_step(tmp_path):
     )
     deadline = time.monotonic() + 200
     while not available_steps(workdir) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.slow
+def test_two_processes_asked_to_stop_do_so_at_the_same_step(tmp_path):
+    workdir = tmp_path / "stopped"
+    process = started_and_saved(workdir, ["--grace_seconds=30"], total_steps=100000)
     process.terminate()
     _, complaint = process.communicate(timeout=200)
     assert process.returncode == 75, complaint
@@ -273,20 +280,8 @@ def test_a_run_moves_between_devices_and_hosts(uninterrupted, tmp_path, places):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_is_named_and_the_launcher_continues(tmp_path, victim):
     workdir = tmp_path / "killed"
-    own = ["--processes=2", "--devices_per_process=1", "--restarts=1", "--restart_lost", "--"]
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "launch/local.py", *own),
-            *(*TRAIN, "--config.total_steps=60", f"--workdir={workdir}"),
-        ],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 200
-    while not available_steps(workdir) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    own = ["--restarts=1", "--restart_lost"]
+    process = started_and_saved(workdir, own, total_steps=60)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[victim]), signal.SIGKILL)
     _, complaint = process.communicate(timeout=300)
