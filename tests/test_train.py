@@ -166,7 +166,7 @@ def test_core_modules_import_no_tensorflow():
         slow(TINY, ("--config.model.widht=3",), "width"),
         slow(TINY, ("--config.batch_size=many",), "batch_size"),
         (TINY, ("--config.batch_size=33",), "multiple of 8"),
-        (TINY, ("--config.data.train=nowhere",), "nowhere"),
+        slow(TINY, ("--config.data.train=nowhere",), "nowhere"),
         slow(TINY, ("--config.data.tokenizer=no.model",), "no.model"),
         slow(TINY, ("--config.total_epochs=1.0",), "total_epochs"),
         slow(TINY, ("--config.model.image_size=30",), "patch_size"),

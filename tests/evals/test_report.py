@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from oner_jax.evals.history import History
 from oner_jax.evals.measurement import Measurement
 from oner_jax.evals.report import Report
 from oner_jax.evals.suite import evaluate_subject
+from oner_jax.evals.tasks import TASK_SETS
+from tests.evals.conftest import ColourPictures, ColourWorld
 
 
 class Page(HTMLParser):
@@ -79,11 +83,16 @@ def write_run(workdir: Any, steps: int = 60) -> None:
 ALL_VIEWS = frozenset({"I", "T", "IT"})
 
 
-def make_report(world: Any, step: int = 60, views: frozenset[str] = ALL_VIEWS) -> Report:
+def make_report(
+    world: Any,
+    step: int = 60,
+    views: frozenset[str] = ALL_VIEWS,
+    tasks: Sequence[str] = TASK_SETS["standard"],
+) -> Report:
     columns = {}
     for label, noise in (("step 60", 20.0), ("untrained", 1e6)):
         subject, _ = world.subject(label, noise=noise, views=views)
-        columns[label] = evaluate_subject(subject, [world.dataset()])
+        columns[label] = evaluate_subject(subject, [world.dataset()], tasks=tasks)
 
     def pictures(dataset: str, indices: Any) -> dict[int, Image.Image]:
         assert dataset == "val"
@@ -101,10 +110,16 @@ def make_report(world: Any, step: int = 60, views: frozenset[str] = ALL_VIEWS) -
     )
 
 
-def test_the_page_is_complete_and_needs_nothing_else(colour_world):
-    write_run(colour_world.workdir)
-    path = make_report(colour_world).write()
-    text = path.read_text()
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """The page of an ordinary run."""
+    world = ColourWorld(tmp_path_factory.mktemp("report"), ColourPictures())
+    write_run(world.workdir)
+    return make_report(world).write()
+
+
+def test_the_page_is_complete_and_needs_nothing_else(written):
+    text = written.read_text()
     parsed = Page(text)
     assert parsed.sources
     assert all(source.startswith("data:image/") for source in parsed.sources)
@@ -132,9 +147,8 @@ def test_the_page_is_complete_and_needs_nothing_else(colour_world):
         assert metric in parsed.text
 
 
-def test_every_figure_lies_beside_the_page_in_both_themes(colour_world):
-    write_run(colour_world.workdir)
-    folder = make_report(colour_world).write().parent
+def test_every_figure_lies_beside_the_page_in_both_themes(written):
+    folder = written.parent
     names = {path.name for path in folder.iterdir()}
     for name in (
         "map_val_this_model",
@@ -161,13 +175,15 @@ def test_every_figure_lies_beside_the_page_in_both_themes(colour_world):
 
 
 def test_a_run_without_logs_still_has_a_report(colour_world):
-    text = Page(make_report(colour_world).write().read_text()).text
+    report = make_report(colour_world, tasks=["retrieval"])
+    text = Page(report.write().read_text()).text
     assert "The run logged no metrics." in text
     assert "not logged" in text
 
 
 def test_a_model_without_a_joint_view_has_a_report(colour_world):
-    report = make_report(colour_world, views=frozenset({"I", "T"}))
+    tasks = ["retrieval", "geometry", "map", "multimodal", "reasoning"]
+    report = make_report(colour_world, views=frozenset({"I", "T"}), tasks=tasks)
     text = Page(report.write().read_text()).text
     assert "This architecture has no joint view." in text
     assert "joint view ↔ its caption" not in text
@@ -192,8 +208,7 @@ def test_questions_and_answers_of_both_modalities_are_shown(colour_world):
         {"concept": str(index % (things // 2)), "source": f"vendor {index % 3}", "group": "a"}
         for index in range(colour_world.pictures.number)
     ]
-    text = make_report(colour_world).write().read_text()
-    parsed = Page(text)
+    parsed = Page(make_report(colour_world, tasks=["multimodal"]).write().read_text())
     assert "the same thing by others, R@10" in parsed.text
     assert "sought: tone" in parsed.text
     assert "both as one input" in parsed.text

@@ -10,6 +10,7 @@ import pytest
 from oner_jax.models.pretraining import PureModel
 from oner_jax.models.views import VIEWS, PairInputs, ViewStates, Wanted
 from tests import small
+from tests.marks import slow
 from tests.oracle import Oracle
 
 ALL = tuple(VIEWS.values())
@@ -74,9 +75,9 @@ def test_one_pass_equals_a_pass_for_each_view_in_value_and_gradient():
     [
         ("one_tower", tuple(VIEWS)),
         ("two_legs", ("I", "T", "IT")),
-        ("two_legs", ("T", "IT")),
-        ("two_legs", ("I",)),
-        ("two_towers", ("I", "T")),
+        slow("two_legs", ("T", "IT")),
+        slow("two_legs", ("I",)),
+        slow("two_towers", ("I", "T")),
     ],
 )
 def test_wanted_states_are_those_of_a_full_last_layer(architecture, names):
@@ -195,8 +196,16 @@ def test_an_example_does_not_depend_on_the_rest_of_its_batch(stem):
     )
 
 
-@pytest.mark.parametrize("remat", ["cheap", "mlp", "qkv", "attention", "full"])
-@pytest.mark.parametrize("layers_per_scan_step", [1, 2])
+@pytest.mark.parametrize(
+    ("remat", "layers_per_scan_step"),
+    [
+        ("cheap", 2),
+        ("full", 1),
+        *(slow(remat, layers) for remat in ("mlp", "qkv", "attention") for layers in (1, 2)),
+        slow("cheap", 1),
+        slow("full", 2),
+    ],
+)
 def test_rematerialization_and_unrolling_change_nothing(remat, layers_per_scan_step):
     _, plain, parameters, inputs = case(depth=4)
     changes = {"remat": remat, "layers_per_scan_step": layers_per_scan_step}

@@ -20,6 +20,7 @@ from oner_jax.training.gradients import make_gradient_function
 from oner_jax.training.guards import GuardSettings, init_guard, judge
 from tests import small
 from tests.damage import Breakable, broken
+from tests.marks import slow
 
 WINDOW, LIMIT = small.GUARD.spike_window_steps, small.GUARD.spike_z_score
 
@@ -160,7 +161,7 @@ def assert_identical(one, other):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 2, 2, 2)])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), slow((1, 2, 2, 2))])
 def test_steps_that_are_not_skipped_are_bit_identical_to_steps_without_guards(sizes):
     model, objective, step, start, batch = parts(sizes)
     bare = unguarded_step(model, objective)
@@ -179,7 +180,7 @@ def test_steps_that_are_not_skipped_are_bit_identical_to_steps_without_guards(si
         other = bare(other, batch)
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 2, 2, 2)])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), slow((1, 2, 2, 2))])
 def test_a_step_that_is_not_finite_changes_nothing_but_counts(sizes):
     _, _, step, start, batch = parts(sizes)
     state, _ = step(start, batch)

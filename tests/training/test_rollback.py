@@ -29,6 +29,7 @@ from oner_jax.training.start import state_at
 from oner_jax.training.synthetic import synthetic_batch
 from oner_jax.training.watchdog import Watchdog
 from tests.damage import Breakable, broken, spiking
+from tests.marks import slow
 
 ROOT = Path(__file__).parents[2]
 STEPS = 48
@@ -155,7 +156,7 @@ BAD = {10, 11, 12}
 NUMBERS = [*range(4), *range(13, 13 + STEPS - 4)]
 
 
-@pytest.mark.parametrize("stops", [(), (12,), (13,), (6,), (12, 4, 33)], ids=str)
+@pytest.mark.parametrize("stops", [(), (12, 4, 33), slow((12,)), slow((13,)), slow((6,))], ids=str)
 def test_many_in_a_row_go_back_and_on_after_them_whenever_the_run_is_stopped(
     recipe, batches, tmp_path, capsys, stops
 ):
