@@ -63,11 +63,13 @@ test-beam: ## Run the tests of ingestion under Apache Beam, in an environment of
 
 # What jax2onnx needs holds back Orbax, so it has an environment of its own, without the lock.
 .PHONY: test-extras
-test-extras: ## Run the tests of ONNX and FAISS, in an environment of its own
+test-extras: ## Run the tests of ONNX, FAISS and the page, in an environment of its own
 	test -x .venv-extras/bin/pytest || { $(PYTHON) -m venv --clear .venv-extras && \
 		.venv-extras/bin/python -m pip install --disable-pip-version-check $(REQUIREMENTS:%=-r %) \
-		-r requirements-dev.txt -r requirements-onnx.txt -r requirements-search.txt; }
+		-r requirements-dev.txt -r requirements-onnx.txt -r requirements-search.txt \
+		-r requirements-page.txt -r requirements-page-dev.txt; }
 	.venv-extras/bin/python -m pytest tests/exporting tests/indexing -k "onnx or faiss"
+	.venv-extras/bin/python -m pytest tests/showing -m ""
 
 .PHONY: lint
 lint: $(INSTALLED_DEV) ## Check style, formatting, types and, to be told of, vulnerabilities

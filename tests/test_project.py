@@ -48,12 +48,12 @@ def test_every_import_is_declared():
             "requirements.txt",
             *(
                 f"requirements-{extra}.txt"
-                for extra in ("beam", "clip_benchmark", "onnx", "search")
+                for extra in ("beam", "clip_benchmark", "onnx", "page", "search")
             ),
         )
     )
     assert undeclared_imports(["oner_jax", "configs", "launch"], programs) == set()
-    development = names(declared("requirements-dev.txt"))
+    development = names(declared("requirements-dev.txt", "requirements-page-dev.txt"))
     assert undeclared_imports(["tests"], programs | development) == set()
 
 

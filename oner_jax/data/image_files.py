@@ -88,10 +88,15 @@ def stored_image(file: bytes, options: ImageOptions) -> StoredImage:
         return _reencoded(image, options)
 
 
-def open_image(file: bytes) -> Image.Image:
-    """The decoded file. UnfitImage, saying why, if it cannot be decoded."""
+def open_image(file: bytes, enough_pixels: int | None = None) -> Image.Image:
+    """The decoded file. UnfitImage, saying why, if it cannot be decoded.
+
+    A JPEG is decoded at reduced scale where that leaves `enough_pixels` on either side.
+    """
     image = _opened(file)
     with _reading():
+        if enough_pixels:
+            image.draft(None, (enough_pixels, enough_pixels))
         image.load()
     return image
 

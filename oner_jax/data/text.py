@@ -77,6 +77,9 @@ class Tokenizer:
         self.word_start: Bool[np.ndarray, " vocabulary"] = np.array(
             [piece.startswith(WORD_START) for piece in pieces]
         )
+        self.is_byte: Bool[np.ndarray, " vocabulary"] = np.array(
+            [self._processor.is_byte(i) for i in range(self.vocabulary_size)]
+        )
 
     @classmethod
     def load(cls, path: str) -> "Tokenizer":

@@ -6,7 +6,7 @@ a space without any structure would give in the place of chance.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -313,18 +313,24 @@ def similarity_histogram(
 def tsne_coordinates(
     views: Views, maximum_pairs: int = 400
 ) -> dict[str, Float[np.ndarray, "pairs 2"]]:
-    """A flat map (t-SNE, perplexity 30) of I, T and, where it is, IT of the same pairs together."""
+    """A flat map of I, T and, where it is, IT of the same pairs together."""
+    views = views.sample(maximum_pairs)
+    own = {"I": views.image, "T": views.text, "IT": views.joint}
+    return flat_map({name: rows for name, rows in own.items() if rows is not None})
+
+
+def flat_map(
+    vectors: Mapping[str, Float[np.ndarray, "pairs width"]],
+) -> dict[str, Float[np.ndarray, "pairs 2"]]:
+    """t-SNE (perplexity 30) of the views of the same pairs, all on one map."""
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    views = views.sample(maximum_pairs)
-    own = {"I": views.image, "T": views.text, "IT": views.joint}
-    present = {name: rows for name, rows in own.items() if rows is not None}
-    points = np.concatenate(list(present.values()))
+    points = np.concatenate(list(vectors.values()))
     perplexity = min(30.0, (len(points) - 1) / 3)
     method = TSNE(perplexity=perplexity, max_iter=500, init="pca", random_state=0)
     # Its many short parallel sections wait for each other: on two busy cores one thread is five
     # times faster, and it makes the map the same everywhere.
     with threadpool_limits(1):
         flat = method.fit_transform(points)
-    return dict(zip(present, flat.reshape(len(present), -1, 2), strict=True))
+    return dict(zip(vectors, flat.reshape(len(vectors), -1, 2), strict=True))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from oner_jax.evals.figures import Theme
 from oner_jax.evals.localisation import upsampled
@@ -51,19 +52,33 @@ def heat_maps(
 def _heat_map(
     axes: "Axes", theme: Theme, picture: np.ndarray, query: Mapping[str, Any], space: str
 ) -> None:
+    heat = upsampled(np.array([query["maps"][space]]), MAP_PIXELS)[0]
+    draw_heat(axes, theme, picture, heat, query["boxes"])
+    title = textwrap.shorten(f"“{query['phrase']}”", 24, placeholder=" …”")
+    axes.set_title(title, fontsize=9, color=theme.text, pad=4)
+
+
+def draw_heat(
+    axes: "Axes",
+    theme: Theme,
+    picture: UInt8[np.ndarray, "height width 3"],
+    heat: Float[np.ndarray, "rows columns"],
+    boxes: Sequence[Sequence[float]],
+) -> None:
+    """A picture in grey under its map, with the hottest point and boxes, on axes from 0 to 1.
+
+    `boxes` are left, top, right and bottom as parts of the sides.
+    """
     from matplotlib.patches import Rectangle
 
-    heat = upsampled(np.array([query["maps"][space]]), MAP_PIXELS)[0]
     grey = picture.mean(axis=2)
     axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0))
     axes.imshow(heat, cmap="inferno", alpha=0.55, extent=(0, 1, 1, 0))
-    for left, top, right, bottom in query["boxes"]:
+    for left, top, right, bottom in boxes:
         box = Rectangle((left, top), right - left, bottom - top, fill=False, linewidth=2)
         box.set_edgecolor(theme.right)
         axes.add_patch(box)
     row, column = np.unravel_index(int(np.argmax(heat)), heat.shape)
-    point = (np.array([column, row]) + 0.5) / MAP_PIXELS
+    point = (np.array([column, row]) + 0.5) / heat.shape[::-1]
     axes.plot(*point, "o", markersize=6, markerfacecolor="white", markeredgecolor="black")
-    title = textwrap.shorten(f"“{query['phrase']}”", 24, placeholder=" …”")
-    axes.set_title(title, fontsize=9, color=theme.text, pad=4)
     axes.set(xlim=(0, 1), ylim=(1, 0))

@@ -14,15 +14,20 @@ from oner_jax.indexing import making
 from oner_jax.indexing.rows import VIEWS
 
 
-def define_flags() -> None:
-    """Of the model, the source and the view."""
+def define_model_flags() -> None:
+    """Of the model."""
     flags.DEFINE_string("model", None, "run's folder or an export")
     flags.DEFINE_string("step", "last", "of a run: which checkpoint; a step, last, or best")
     flags.DEFINE_enum("weights", "online", ["online", "momentum"], "of a run: which weights")
+    flags.DEFINE_integer("batch_size", api.BATCH_SIZE, "embedded at once", lower_bound=1)
+
+
+def define_flags() -> None:
+    """Of the model, the source and the view."""
+    define_model_flags()
     flags.DEFINE_string("source", None, "folder of pictures, JSONL, or anything ingest reads")
     flags.DEFINE_enum("source_format", "", ["", *sources.FORMATS], "empty: find it out")
     flags.DEFINE_enum("view", "image", list(VIEWS), "what of each example becomes a row")
-    flags.DEFINE_integer("batch_size", api.BATCH_SIZE, "embedded at once", lower_bound=1)
 
 
 def chosen_model() -> api.Model:
@@ -37,10 +42,7 @@ def chosen_model() -> api.Model:
 def embed_source(model: api.Model, name: str, out: Path, file_format: str) -> dict[str, Any]:
     """Embed the source of this name as the flags say; the manifest of the result."""
     values = flags.FLAGS
-    source_format = values.source_format or _format_of(name)
-    parts = sources.open_source(
-        name, source_format, examples_per_part=making.BATCHES_PER_PART * model.batch_size
-    )
+    parts = making.parts_of(name, values.source_format, model.batch_size)
     if not parts:
         raise InputError(f"--source={name} holds no examples")
     return making.make_embeddings(
@@ -51,12 +53,3 @@ def embed_source(model: api.Model, name: str, out: Path, file_format: str) -> di
         file_format=file_format,
         source=name if "://" in name else os.path.abspath(name),
     )
-
-
-def _format_of(name: str) -> str:
-    """A folder of pictures needs no texts beside them here."""
-    if os.path.isdir(name) and not sources.files.find(name).has(
-        *(f".{ending}" for ending in ("tar", "tfrecord", "jsonl", "csv", "tsv", "parquet"))
-    ):
-        return "folder"
-    return sources.recognised_format(name)

@@ -83,14 +83,22 @@ class Index:
         return ExactSearch(self.vectors)
 
 
+def is_index(folder: Path) -> bool:
+    """Whether the folder is one that `oner_jax.embed` made."""
+    return _manifest(folder).get("format") == FORMAT
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
-        manifest = {}
-    if manifest.get("format") != FORMAT:
+    if not is_index(folder):
         raise InputError(
             f"{folder} holds no embeddings: make them with python -m oner_jax.embed, or give "
             "--source as well"
         )
-    return manifest
+    return _manifest(folder)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return {}

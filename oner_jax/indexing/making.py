@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from oner_jax.api import Model
+from oner_jax.data import sources
 from oner_jax.data.cores import available_cores
 from oner_jax.data.image_files import UnfitImage
 from oner_jax.data.progress import Progress
@@ -37,6 +39,30 @@ class _Batch:
     dropped: list[Dropped]
     is_last: bool
     pixels: list[Future] = dataclasses.field(default_factory=list)
+
+
+def parts_of(name: str, source_format: str, batch_size: int) -> list[Part]:
+    """The parts of the source of this name; an empty `source_format` is found out.
+
+    Raises InputError for what no format reads.
+    """
+    return sources.open_source(
+        name,
+        source_format or _format_of(name),
+        examples_per_part=BATCHES_PER_PART * batch_size,
+    )
+
+
+def _format_of(name: str) -> str:
+    """A folder of pictures needs no texts beside them here."""
+    if os.path.isdir(name) and not sources.files.find(name).has(
+        *(
+            f".{ending}"
+            for ending in ("tar", "tfrecord", "jsonl", "csv", "tsv", "parquet", "array_record")
+        )
+    ):
+        return "folder"
+    return sources.recognised_format(name)
 
 
 def make_embeddings(

@@ -14,6 +14,7 @@ from oner_jax.data.sources import (
     folder,
     jsonl,
     karpathy,
+    ours,
     parquet,
     tfds,
     tfrecord,
@@ -70,6 +71,11 @@ class Format:
 # The first that recognises a name reads it. Tables stand beside the archives that they list, and
 # lie in one folder with the images whose paths they hold.
 FORMATS: dict[str, Format] = {
+    "records": Format(
+        "split of records, made by ingest: its directory, or embedded:NAME",
+        ours.recognises,
+        ours.parts,
+    ),
     "tfds": Format(
         "set that TensorFlow Datasets has prepared: tfds:NAME, or its directory",
         tfds.recognises,
@@ -141,7 +147,8 @@ def open_source(
     names: FieldNames | None = None,
     options: Options | None = None,
 ) -> list[Part]:
-    """The parts of a source: a path, local or remote, a pattern of paths, or `tfds:NAME`.
+    """The parts of a source: a path, local or remote, a pattern of paths, `tfds:NAME` or
+    `embedded:NAME`.
 
     `source_format` is a key of `FORMATS`, empty to find it out. Raises InputError if that cannot be
     done, if there is nothing by that name, if its fields are not as `names` says, or if the format

@@ -1,0 +1,69 @@
+"""A page that shows what the one space is good for:
+
+    python -m oner_jax.demo_page --model=DIR
+    python -m oner_jax.demo_page --model=DIR --images=photos
+
+Search by words, by a picture or by both, where in a picture a phrase is, and a map of the space.
+`--images` is a folder of pictures, anything else that ingest reads, or what `oner_jax.embed` made;
+without it the page shows the pictures embedded in the package. They are embedded once and kept in
+`--cache`. The page answers this machine alone unless `--host` says otherwise, and nothing of it
+calls out. It needs Gradio: `pip install "oner_jax[page]"`.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from oner_jax.data import sources
+from oner_jax.data.command_line import required
+from oner_jax.errors import InputError, run_program
+from oner_jax.indexing import command_line
+
+EXAMPLES = "embedded:val"
+
+
+def define_flags() -> None:
+    """The program's command line."""
+    command_line.define_model_flags()
+    flags.DEFINE_string(
+        "images", EXAMPLES, "pictures: a folder, anything ingest reads, or an index"
+    )
+    flags.DEFINE_enum("images_format", "", ["", *sources.FORMATS], "empty: find it out")
+    flags.DEFINE_string("cache", "~/.cache/oner_jax/page", "folder to keep embeddings in")
+    flags.DEFINE_integer("k", 12, "how many to find", lower_bound=1, upper_bound=100)
+    flags.DEFINE_string("host", "127.0.0.1", "address to answer; 0.0.0.0 is the whole network")
+    flags.DEFINE_integer("port", 7860, "port to answer", lower_bound=1, upper_bound=65535)
+
+
+def main(_: Sequence[str]) -> None:
+    """Embed what is not embedded yet, then serve the page."""
+    required("model")
+    values = flags.FLAGS
+    # What is uploaded ends with the program. Gradio reads this when it is imported.
+    with tempfile.TemporaryDirectory(prefix="oner_jax_page_") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        try:
+            from oner_jax.showing import interface
+        except ModuleNotFoundError as error:
+            if error.name != "gradio":
+                raise
+            raise InputError(
+                'the page needs Gradio: pip install "oner_jax[page]", or -r requirements-page.txt'
+            ) from None
+        from oner_jax.showing.collection import open_collection
+        from oner_jax.showing.space_map import make_map
+
+        model = command_line.chosen_model()
+        cache = Path(values.cache).expanduser()
+        collection = open_collection(model, values.images, values.images_format, cache)
+        drawn_map = make_map(model, collection)
+        page = interface.Page(model, collection, values.k)
+        interface.serve(interface.build(page, drawn_map), values.host, values.port)
+
+
+if __name__ == "__main__":
+    define_flags()
+    run_program(main)

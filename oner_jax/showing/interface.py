@@ -1,0 +1,240 @@
+"""The page itself, in Gradio. What it does is in the other modules; this one only lays it out.
+
+Nothing of it calls out: no telemetry, no fonts or scripts from elsewhere, no tunnel.
+"""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from html import escape
+from importlib import resources
+from typing import Any
+
+from oner_jax.api import Model
+from oner_jax.errors import InputError
+from oner_jax.indexing.index import Hit
+from oner_jax.indexing.rows import Row
+from oner_jax.showing import queries, space_map
+from oner_jax.showing.collection import Collection, shown_picture
+from oner_jax.showing.space_map import SpaceMap
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
+
+import gradio as gr
+
+MAXIMUM_UPLOAD = "25mb"
+_HOUR_SECONDS = 3600
+
+TITLE = "One space for pictures and words"
+_MAP_LEAD = (
+    "Pictures, their captions and both together as one input, flattened by t-SNE. Point at a dot "
+    "to see its picture; lines join what belongs together."
+)
+# On a narrow window it is far below what was clicked.
+_TO_PLACE = """() => {
+    const place = document.getElementById("place");
+    place.scrollIntoView({behavior: "smooth", block: "nearest"});
+}"""
+
+
+class Page:
+    """What happens on the page: each method answers one event with the new state of components."""
+
+    def __init__(self, model: Model, collection: Collection, results: int):
+        self.model = model
+        self.collection = collection
+        self.results = results
+
+    def first(self) -> tuple[Any, ...]:
+        """Before anything was asked: some of what there is."""
+        size = len(self.collection)
+        rows = space_map.sampled(range(size), self.results)
+        hits = [Hit(float("nan"), self.collection.index.rows[row]) for row in rows]
+        pictures = "1 picture" if size == 1 else f"{size:,} pictures"
+        return self._gallery(hits), hits, _line(f"{pictures} to search. These are a few of them.")
+
+    def search(self, words: str, picture: str | None) -> tuple[Any, ...]:
+        """Gallery, hits, and a line about them."""
+        with _warnings():
+            answer = queries.find(self.model, self.collection, words, picture, self.results)
+            asked = [f"“{words.strip()}”"] if words.strip() else []
+            asked = (["your picture"] if picture else []) + asked
+            return (
+                self._gallery(answer.hits),
+                answer.hits,
+                _line(f"Nearest to {' + '.join(asked)}", *answer.notes),
+            )
+        return gr.skip(), gr.skip(), gr.skip()
+
+    def upload(self, file: str | None) -> tuple[Any, ...]:
+        """Takes a picture to search by; the drop zone gives way to it, or is cleared."""
+        with _warnings():
+            if file:
+                shown = shown_picture(file)
+                return file, gr.update(value=None, visible=False), *_asked(shown)
+        return None, gr.update(value=None, visible=True), *_asked(None)
+
+    def ask_by(self, row: Row | None) -> tuple[Any, ...]:
+        """Takes a picture of the collection to search by."""
+        with _warnings():
+            if row is None:
+                raise InputError("Click one of the pictures first.")
+            shown = self.collection.picture(row)
+            return row.image, gr.update(visible=False), *_asked(shown)
+        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+
+    def choose(
+        self, hits: list[Hit], words: str, phrase: str, event: gr.SelectData
+    ) -> tuple[Any, ...]:
+        """A clicked result, and where in it is what was asked for."""
+        row = hits[event.index].row
+        phrase = phrase.strip() or words.strip()
+        return row, phrase, self._placed(row, phrase), _line(self.collection.title(row))
+
+    def place(self, row: Row | None, phrase: str) -> Any:
+        """Where the phrase is in the chosen picture."""
+        with _warnings():
+            if row is None:
+                raise InputError("Click one of the pictures first.")
+            return queries.located(self.model, self.collection.picture(row), phrase)
+        return gr.skip()
+
+    def _placed(self, row: Row, phrase: str) -> Any:
+        with _warnings():
+            picture = self.collection.picture(row)
+            return queries.located(self.model, picture, phrase) if phrase else picture
+        return None
+
+    def _gallery(self, hits: list[Hit]) -> list[tuple[Any, str]]:
+        shown = []
+        for hit in hits:
+            score = "" if math.isnan(hit.score) else f"{hit.score:.2f} · "
+            title = self.collection.title(hit.row)
+            shown.append((self.collection.picture(hit.row), score + title))
+        return shown
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[None]:
+    """What is wrong with what was asked, as a message on the page."""
+    try:
+        yield
+    except InputError as error:
+        gr.Warning(escape(str(error)))
+
+
+def _line(*sentences: str) -> str:
+    first, *others = map(escape, sentences)
+    return f'<p class="line">{first}{"".join(f"<small>{each}</small>" for each in others)}</p>'
+
+
+def _asked(picture: Any) -> tuple[Any, Any]:
+    """The picture that is searched by, and the button that removes it."""
+    there = picture is not None
+    return gr.update(value=picture, visible=there), gr.update(visible=there)
+
+
+def build(page: Page, drawn_map: SpaceMap) -> gr.Blocks:
+    """The page with everything wired."""
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, delete_cache=(_HOUR_SECONDS, 24 * _HOUR_SECONDS)
+    ) as blocks:
+        gr.HTML(f"<h1>{TITLE}</h1>", elem_id="title")
+        with gr.Tab("Search"):
+            _search_tab(page, blocks)
+        with gr.Tab("Map of the space"):
+            gr.HTML(f'<p class="line">{_MAP_LEAD}</p>{space_map.html(drawn_map)}')
+    return blocks
+
+
+def _search_tab(page: Page, blocks: gr.Blocks) -> None:
+    asked, chosen, found = gr.State(None), gr.State(None), gr.State([])
+    with gr.Row(elem_id="columns"):
+        with gr.Column(elem_id="ask", min_width=260, scale=3):
+            words = gr.Textbox(
+                label="Words", placeholder="a red car", lines=1, max_lines=3, elem_id="words"
+            )
+            file = gr.File(label="Picture", file_types=["image"], height=120, elem_id="upload")
+            picture = gr.Image(
+                label="Picture", visible=False, interactive=False, buttons=[], height=180
+            )
+            remove = gr.Button("Remove picture", visible=False, size="sm", elem_id="remove")
+            go = gr.Button("Search", variant="primary", elem_id="search")
+            gr.HTML('<p class="hint">Words, a picture, or both together: “this, but in red”.</p>')
+        with gr.Column(elem_id="found", min_width=320, scale=7):
+            line = gr.HTML(elem_id="line")
+            gallery = gr.Gallery(
+                show_label=False,
+                allow_preview=False,
+                columns=4,
+                height="auto",
+                object_fit="contain",
+                buttons=[],
+                elem_id="results",
+            )
+        with gr.Column(elem_id="place", min_width=280, scale=4):
+            gr.HTML(
+                '<p class="line">Where is it? <small>Click a picture, name a thing.</small></p>'
+            )
+            name = gr.HTML(elem_id="chosen")
+            placed = gr.Image(
+                show_label=False, interactive=False, buttons=["fullscreen"], elem_id="placed"
+            )
+            phrase = gr.Textbox(label="Phrase", placeholder="the wheel", elem_id="phrase")
+            with gr.Row():
+                where = gr.Button("Show where", size="sm", elem_id="where")
+                similar = gr.Button("Search by this picture", size="sm", elem_id="similar")
+
+    hidden = {"api_visibility": "private", "show_progress": "minimal"}
+    results = [gallery, found, line]
+    query = [asked, file, picture, remove]
+    blocks.load(page.first, None, results, **hidden)
+    for event in (words.submit, go.click):
+        event(page.search, [words, asked], results, **hidden)
+    file.upload(page.upload, file, query, **hidden)
+    remove.click(lambda: page.upload(None), None, query, **hidden)
+    similar.click(page.ask_by, chosen, query, **hidden).then(
+        page.search, [words, asked], results, **hidden
+    )
+    gallery.select(
+        page.choose, [found, words, phrase], [chosen, phrase, placed, name], **hidden
+    ).then(None, js=_TO_PLACE)
+    for event in (phrase.submit, where.click):
+        event(page.place, [chosen, phrase], placed, **hidden)
+
+
+def serve(blocks: gr.Blocks, host: str, port: int) -> None:
+    """Serve until the program is ended. Raises InputError if the port is taken."""
+    try:
+        blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            run_history=False,
+            footer_links=[],
+            max_file_size=MAXIMUM_UPLOAD,
+            state_session_capacity=100,
+            theme=_theme(),
+            css=resources.files("oner_jax.showing").joinpath("page.css").read_text()
+            + space_map.style(),
+        )
+    except OSError as error:
+        raise InputError(f"--host={host} --port={port} cannot be used: {error}") from None
+    print(f"http://{host}:{blocks.server_port}  (Ctrl-C ends it)", flush=True)
+    blocks.block_thread()
+
+
+def _theme() -> gr.themes.Base:
+    """Fonts of the reader's own system: Gradio's default ones come from Google."""
+    return gr.themes.Base(
+        primary_hue="blue",
+        neutral_hue="slate",
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "Arial", "sans-serif"],
+        font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
+    )

@@ -1,0 +1,189 @@
+"""The page in a browser: search, localisation, the map, bad uploads, and that nothing calls out.
+
+The screenshots of README are made by `python -m tests.showing.screenshots`.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import oner_jax
+from oner_jax.api import Model
+from tests.runs import write_run
+from tests.showing import browser
+from tests.showing.browser import NARROW, opened, results, search, served
+from tests.showing.material import CAPTIONS, write_bad_uploads, write_photos
+
+pytest.importorskip("gradio", reason="the page is an extra: make test-extras")
+pytest.importorskip("playwright", reason="drives the browser: make test-extras")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        browser.CHROMIUM is None, reason="there is no Chromium: apt install chromium"
+    ),
+]
+
+RESULTS = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("page")
+
+
+@pytest.fixture(scope="module")
+def photos(folder) -> Path:
+    return write_photos(folder / "photos")
+
+
+@pytest.fixture(scope="module")
+def model(folder) -> Model:
+    return oner_jax.load(write_run(folder / "run", steps=(10,)))
+
+
+@pytest.fixture(scope="module")
+def server(folder, photos, model) -> Iterator[browser.Served]:
+    flags = [f"--model={folder / 'run'}", f"--images={photos}", f"--k={RESULTS}"]
+    with served(folder / "served", *flags) as running:
+        yield running
+        assert running.process.poll() is None, "the server lives to the end"
+    assert running.process.returncode == 0, "ended as Ctrl-C ends it"
+    assert "Traceback" not in "".join(running.output)
+    hosts = set(running.called_hosts.read_text().split()) - {"localhost", "None"}
+    assert all(ipaddress.ip_address(host).is_loopback for host in hosts), hosts
+
+
+@pytest.fixture
+def page(server) -> Iterator[Any]:
+    with opened(server) as one:
+        yield one
+        assert one.foreign == [], "a page without a network"
+
+
+def expected(model: Model, photos: Path, **query) -> list[str]:
+    """What stands under the pictures of an answer, by the model alone."""
+    files = [photos.parent / f"{number}.png" for number in range(len(CAPTIONS))]
+    cosines = model.similarity(model.embed(**query), model.embed(images=files))[0]
+    order = np.argsort(-cosines)[:RESULTS]
+    return [f"{cosines[place]:.2f} · {CAPTIONS[place]}" for place in order]
+
+
+def warning(page: Any) -> str:
+    """The newest message on the page, which is closed then."""
+    toast = page.locator(".toast-body").last
+    toast.wait_for()
+    text = toast.inner_text()
+    toast.locator(".toast-close").click()
+    return text
+
+
+def test_search_by_words_by_picture_and_by_both(page, model, photos):
+    search(page, "a red car")
+    assert results(page) == expected(model, photos, texts="a red car")
+    chosen = photos.parent / "4.png"
+    page.locator("#upload input[type=file]").set_input_files(chosen)
+    page.locator("#remove").wait_for()
+    search(page, "in blue")
+    assert results(page) == expected(model, photos, images=chosen, texts="in blue")
+    search(page)
+    assert results(page) == expected(model, photos, images=chosen)
+    assert results(page)[0].startswith(f"1.00 · {CAPTIONS[4]}")
+    page.locator("#remove").click()
+    page.locator("#upload input[type=file]").wait_for(state="attached")
+    search(page, "a red car")
+    assert results(page) == expected(model, photos, texts="a red car")
+
+
+def test_a_click_and_a_phrase_show_where(page, model, photos):
+    page.locator("#phrase textarea").fill("a kite")
+    page.locator("#where").click()
+    assert "Click one of the pictures first" in warning(page)
+    search(page, "a red car")
+    title = results(page)[1].split(" · ")[1]
+    page.locator("#results button.thumbnail-item").nth(1).click()
+    drawn = page.locator("#placed img")
+    drawn.wait_for()
+    assert title in page.locator("#chosen").inner_text()
+    before = drawn.get_attribute("src")
+    page.locator("#phrase textarea").fill("a boat")
+    page.locator("#where").click()
+    page.wait_for_function(
+        "before => document.querySelector('#placed img').src !== before", arg=before
+    )
+    with Image.open(photos.parent / f"{CAPTIONS.index(title)}.png") as picture:
+        found = model.localize(picture, "a boat")
+        width, height = picture.size
+    size = drawn.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    assert size == [640, round(640 * height / width)]
+    assert np.prod(found.heat_map.shape) == width * height
+    page.locator("#similar").click()
+    page.locator("#remove").wait_for()
+    page.wait_for_function(
+        "title => document.querySelector('#results .caption-label').innerText === title",
+        arg=expected(
+            model, photos, images=photos.parent / f"{CAPTIONS.index(title)}.png", texts="a red car"
+        )[0],
+    )
+
+
+def test_the_map_shows_a_picture_under_the_pointer(page):
+    page.get_by_role("tab", name="Map of the space").click()
+    dots = page.locator(".plane .dot")
+    assert dots.count() == 3 * len(CAPTIONS)
+    dot = page.get_by_role("img", name="caption (T): a green kite")
+    card = dot.locator(".card")
+    assert not card.is_visible()
+    dot.hover(force=True)
+    card.wait_for()
+    assert "a green kite" in card.inner_text()
+    shown = card.locator("i").evaluate("each => getComputedStyle(each).backgroundImage")
+    assert shown.startswith('url("data:image/webp')
+    page.locator(".show-T").uncheck()
+    assert not dot.is_visible()
+
+
+def test_what_cannot_be_searched_by_is_said(page, folder, model, photos):
+    page.locator("#search").click()
+    assert "Nothing to search by yet" in warning(page)
+    page.locator("#words textarea").fill("x" * 5000)
+    page.locator("#search").click()
+    assert "5,000 characters are too many" in warning(page)
+    search(page, "東京")
+    assert "“東” “京” are not in the model’s vocabulary" in page.locator("#line").inner_text()
+    search(page, "a red car " * 40)
+    assert "word pieces, and these are" in page.locator("#line").inner_text()
+    bad = write_bad_uploads(folder / "bad")
+    for kind, message in (
+        ("text", r"notes\.png: undecodable image"),
+        ("bomb", r"bomb\.png: too many pixels"),
+        ("cut", r"cut\.jpg: undecodable image"),
+    ):
+        page.locator("#upload input[type=file]").set_input_files(bad[kind])
+        assert re.search(message, warning(page))
+        assert not page.locator("#remove").is_visible()
+    plain = folder / "notes.txt"
+    plain.write_text("no picture")
+    page.locator("#upload input[type=file]").set_input_files(plain)
+    assert "Invalid file type" in warning(page)
+    large = folder / "large.png"
+    large.write_bytes(bytes(26 * 2**20))
+    page.locator("#upload input[type=file]").set_input_files(large)
+    assert "maximum" in warning(page)
+    search(page, "a red car")
+    assert results(page) == expected(model, photos, texts="a red car")
+
+
+def test_nothing_sticks_out_of_a_narrow_window(server):
+    with opened(server, NARROW) as page:
+        search(page, "a red car")
+        for tab in ("Search", "Map of the space"):
+            page.get_by_role("tab", name=tab).click()
+            width = page.evaluate("document.documentElement.scrollWidth")
+            assert width <= NARROW[0]
