@@ -11,6 +11,7 @@ calls out. It needs Gradio: `pip install "oner_jax[page]"`.
 """
 
 import os
+import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,9 +43,10 @@ def main(_: Sequence[str]) -> None:
     """Embed what is not embedded yet, then serve the page."""
     required("model")
     values = flags.FLAGS
-    # What is uploaded ends with the program. Gradio reads this when it is imported.
+    # What is uploaded ends with the program, however it is asked to end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="oner_jax_page_") as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads
+        os.environ["GRADIO_TEMP_DIR"] = uploads  # read when Gradio is imported
         try:
             from oner_jax.showing import interface
         except ModuleNotFoundError as error:

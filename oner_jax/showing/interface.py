@@ -90,7 +90,12 @@ class Page:
         """A clicked result, and where in it is what was asked for."""
         row = hits[event.index].row
         phrase = phrase.strip() or words.strip()
-        return row, phrase, self._placed(row, phrase), _line(self.collection.title(row))
+        return (
+            row,
+            phrase,
+            self._placed(row, phrase),
+            _line("Where is it?", self.collection.title(row)),
+        )
 
     def place(self, row: Row | None, phrase: str) -> Any:
         """Where the phrase is in the chosen picture."""
@@ -144,7 +149,7 @@ def build(page: Page, drawn_map: SpaceMap) -> gr.Blocks:
         with gr.Tab("Search"):
             _search_tab(page, blocks)
         with gr.Tab("Map of the space"):
-            gr.HTML(f'<p class="line">{_MAP_LEAD}</p>{space_map.html(drawn_map)}')
+            gr.HTML(f'<p class="hint">{_MAP_LEAD}</p>{space_map.html(drawn_map)}')
     return blocks
 
 
@@ -155,7 +160,7 @@ def _search_tab(page: Page, blocks: gr.Blocks) -> None:
             words = gr.Textbox(
                 label="Words", placeholder="a red car", lines=1, max_lines=3, elem_id="words"
             )
-            file = gr.File(label="Picture", file_types=["image"], height=120, elem_id="upload")
+            file = gr.File(label="Picture", file_types=["image"], height=140, elem_id="upload")
             picture = gr.Image(
                 label="Picture", visible=False, interactive=False, buttons=[], height=180
             )
@@ -174,10 +179,9 @@ def _search_tab(page: Page, blocks: gr.Blocks) -> None:
                 elem_id="results",
             )
         with gr.Column(elem_id="place", min_width=280, scale=4):
-            gr.HTML(
-                '<p class="line">Where is it? <small>Click a picture, name a thing.</small></p>'
+            name = gr.HTML(
+                _line("Where is it?", "Click a picture and name a thing."), elem_id="chosen"
             )
-            name = gr.HTML(elem_id="chosen")
             placed = gr.Image(
                 show_label=False, interactive=False, buttons=["fullscreen"], elem_id="placed"
             )

@@ -6,6 +6,7 @@ HTML and CSS alone: nothing is loaded, and no script runs.
 import dataclasses
 import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -46,6 +47,7 @@ def make_map(model: Model, collection: Collection) -> SpaceMap:
     try:
         return SpaceMap(**json.loads(kept.read_text()))
     except (OSError, ValueError, TypeError):
+        print("drawing the map of the space", file=sys.stderr, flush=True)
         computed = _computed(model, collection)
         collection.folder.mkdir(parents=True, exist_ok=True)
         write_whole(kept, json.dumps(dataclasses.asdict(computed)))

@@ -115,7 +115,9 @@ def test_a_click_and_a_phrase_show_where(page, model, photos):
     page.locator("#phrase textarea").fill("a boat")
     page.locator("#where").click()
     page.wait_for_function(
-        "before => document.querySelector('#placed img').src !== before", arg=before
+        "before => (image => image.src !== before && image.complete)"
+        "(document.querySelector('#placed img'))",
+        arg=before,
     )
     with Image.open(photos.parent / f"{CAPTIONS.index(title)}.png") as picture:
         found = model.localize(picture, "a boat")
@@ -178,6 +180,14 @@ def test_what_cannot_be_searched_by_is_said(page, folder, model, photos):
     assert "maximum" in warning(page)
     search(page, "a red car")
     assert results(page) == expected(model, photos, texts="a red car")
+
+
+def test_no_file_is_served_but_what_is_shown(page, server, photos):
+    source = page.locator("#results img").first.get_attribute("src")
+    assert page.request.get(source).ok
+    prefix = source[: source.index("file=")]
+    for path in (photos, browser.ROOT / "README.md", Path("/etc/passwd")):
+        assert page.request.get(f"{prefix}file={path}").status in (403, 404), path
 
 
 def test_nothing_sticks_out_of_a_narrow_window(server):
