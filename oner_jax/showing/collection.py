@@ -61,7 +61,8 @@ def open_collection(model: Model, name: str, source_format: str, cache: Path) ->
         return _from_index(model, Path(name), cache)
     # Rows hold paths, which must not depend on where the program is started.
     local = not (is_remote(name) or name.startswith(("embedded:", "tfds:")))
-    parts = parts_of(os.path.abspath(name) if local else name, source_format, model.batch_size)
+    name = os.path.abspath(name) if local else name
+    parts = parts_of(name, source_format, model.batch_size)
     if not parts:
         raise InputError(f"--images={name} holds no pictures")
     folder = cache / _key(model.identity, str(model.batch_size), *map(repr, parts))

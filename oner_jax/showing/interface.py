@@ -59,7 +59,7 @@ class Page:
         with _warnings():
             answer = queries.find(self.model, self.collection, words, picture, self.results)
             asked = [f"“{words.strip()}”"] if words.strip() else []
-            asked = (["your picture"] if picture else []) + asked
+            asked = (["the picture"] if picture else []) + asked
             return (
                 self._gallery(answer.hits),
                 answer.hits,
@@ -111,13 +111,13 @@ class Page:
             return queries.located(self.model, picture, phrase) if phrase else picture
         return None
 
-    def _gallery(self, hits: list[Hit]) -> list[tuple[Any, str]]:
+    def _gallery(self, hits: list[Hit]) -> Any:
         shown = []
         for hit in hits:
             score = "" if math.isnan(hit.score) else f"{hit.score:.2f} · "
             title = self.collection.title(hit.row)
             shown.append((self.collection.picture(hit.row), score + title))
-        return shown
+        return gr.update(value=shown, selected_index=None)
 
 
 @contextlib.contextmanager
@@ -190,22 +190,24 @@ def _search_tab(page: Page, blocks: gr.Blocks) -> None:
                 where = gr.Button("Show where", size="sm", elem_id="where")
                 similar = gr.Button("Search by this picture", size="sm", elem_id="similar")
 
-    hidden = {"api_visibility": "private", "show_progress": "minimal"}
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+    finding = {**private, "show_progress_on": gallery}
+    placing = {**private, "show_progress_on": placed}
     results = [gallery, found, line]
     query = [asked, file, picture, remove]
-    blocks.load(page.first, None, results, **hidden)
+    blocks.load(page.first, None, results, **finding)
     for event in (words.submit, go.click):
-        event(page.search, [words, asked], results, **hidden)
-    file.upload(page.upload, file, query, **hidden)
-    remove.click(lambda: page.upload(None), None, query, **hidden)
-    similar.click(page.ask_by, chosen, query, **hidden).then(
-        page.search, [words, asked], results, **hidden
+        event(page.search, [words, asked], results, **finding)
+    file.upload(page.upload, file, query, **private)
+    remove.click(lambda: page.upload(None), None, query, **private)
+    similar.click(page.ask_by, chosen, query, **private).then(
+        page.search, [words, asked], results, **finding
     )
     gallery.select(
-        page.choose, [found, words, phrase], [chosen, phrase, placed, name], **hidden
+        page.choose, [found, words, phrase], [chosen, phrase, placed, name], **placing
     ).then(None, js=_TO_PLACE)
     for event in (phrase.submit, where.click):
-        event(page.place, [chosen, phrase], placed, **hidden)
+        event(page.place, [chosen, phrase], placed, **placing)
 
 
 def serve(blocks: gr.Blocks, host: str, port: int) -> None:

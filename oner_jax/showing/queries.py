@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAXIMUM_CHARACTERS = 1000
 
-_DOTS_PER_INCH = 100
+_DOTS_PER_INCH = 200
 _HEAT_PIXELS = 640  # the shorter pictures of small collections are enlarged to it
 
 

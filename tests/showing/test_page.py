@@ -123,7 +123,7 @@ def test_a_click_and_a_phrase_show_where(page, model, photos):
         found = model.localize(picture, "a boat")
         width, height = picture.size
     size = drawn.evaluate("image => [image.naturalWidth, image.naturalHeight]")
-    assert size == [640, round(640 * height / width)]
+    assert size == [round(640 * side / max(width, height)) for side in (width, height)]
     assert np.prod(found.heat_map.shape) == width * height
     page.locator("#similar").click()
     page.locator("#remove").wait_for()
