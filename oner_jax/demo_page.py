@@ -12,6 +12,7 @@ calls out. It needs Gradio: `pip install "oner_jax[page]"`.
 
 import os
 import signal
+import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ def main(_: Sequence[str]) -> None:
     """Embed what is not embedded yet, then serve the page."""
     required("model")
     values = flags.FLAGS
+    _check_free(values.host, values.port)
     # What is uploaded ends with the program, however it is asked to end.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="oner_jax_page_") as uploads:
@@ -64,6 +66,21 @@ def main(_: Sequence[str]) -> None:
         drawn_map = make_map(model, collection)
         page = interface.Page(model, collection, values.k)
         interface.serve(interface.build(page, drawn_map), values.host, values.port)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise InputError, before anything is embedded, if this address cannot be answered."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        raise InputError(
+            f"--host={host} --port={port} cannot be used ({error.strerror or error}): choose others"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -3,16 +3,16 @@
 Nothing of it calls out: no telemetry, no fonts or scripts from elsewhere, no tunnel.
 """
 
-import contextlib
+import functools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from html import escape
 from importlib import resources
 from typing import Any
 
 from oner_jax.api import Model
-from oner_jax.errors import InputError
+from oner_jax.errors import InputError, first_line
 from oner_jax.indexing.index import Hit
 from oner_jax.indexing.rows import Row
 from oner_jax.showing import queries, space_map
@@ -38,6 +38,48 @@ _TO_PLACE = """() => {
 }"""
 
 
+Components = tuple[Any, ...]
+"""New states of the components that an event changes."""
+
+
+def _or_warning(
+    otherwise: Callable[[], Components],
+) -> Callable[[Callable[..., Components]], Callable[..., Components]]:
+    """What is wrong with what was asked becomes a message, and the page as `otherwise` says."""
+
+    def decorate(answer: Callable[..., Components]) -> Callable[..., Components]:
+        @functools.wraps(answer)
+        def warned(*asked: Any) -> Components:
+            try:
+                return answer(*asked)
+            except InputError as error:
+                gr.Warning(escape(str(error)))
+                return otherwise()
+
+        return warned
+
+    return decorate
+
+
+def _unchanged(components: int) -> Callable[[], Components]:
+    return lambda: (gr.skip(),) * components
+
+
+def _asked_by(path: str | None, picture: Any) -> Components:
+    """The picture that is searched by, in the place of the drop zone, or that zone again."""
+    there = path is not None
+    return (
+        path,
+        gr.update(value=None, visible=not there),
+        gr.update(value=picture, visible=there),
+        gr.update(visible=there),
+    )
+
+
+def _asked_by_none() -> Components:
+    return _asked_by(None, None)
+
+
 class Page:
     """What happens on the page: each method answers one event with the new state of components."""
 
@@ -46,98 +88,75 @@ class Page:
         self.collection = collection
         self.results = results
 
-    def first(self) -> tuple[Any, ...]:
+    def first(self) -> Components:
         """Before anything was asked: some of what there is."""
         size = len(self.collection)
         rows = space_map.sampled(range(size), self.results)
-        hits = [Hit(float("nan"), self.collection.index.rows[row]) for row in rows]
+        hits = [Hit(math.nan, self.collection.index.rows[row]) for row in rows]
         pictures = "1 picture" if size == 1 else f"{size:,} pictures"
-        return self._gallery(hits), hits, _line(f"{pictures} to search. These are a few of them.")
+        return *self._shown(hits), _line(f"{pictures} to search. These are a few of them.")
 
-    def search(self, words: str, picture: str | None) -> tuple[Any, ...]:
+    @_or_warning(_unchanged(3))
+    def search(self, words: str, picture: str | None) -> Components:
         """Gallery, hits, and a line about them."""
-        with _warnings():
-            answer = queries.find(self.model, self.collection, words, picture, self.results)
-            asked = [f"“{words.strip()}”"] if words.strip() else []
-            asked = (["the picture"] if picture else []) + asked
-            return (
-                self._gallery(answer.hits),
-                answer.hits,
-                _line(f"Nearest to {' + '.join(asked)}", *answer.notes),
-            )
-        return gr.skip(), gr.skip(), gr.skip()
+        answer = queries.find(self.model, self.collection, words, picture, self.results)
+        asked = ["the picture"] if picture else []
+        asked += [f"“{words.strip()}”"] if words.strip() else []
+        return *self._shown(answer.hits), _line(f"Nearest to {' + '.join(asked)}", *answer.notes)
 
-    def upload(self, file: str | None) -> tuple[Any, ...]:
-        """Takes a picture to search by; the drop zone gives way to it, or is cleared."""
-        with _warnings():
-            if file:
-                shown = shown_picture(file)
-                return file, gr.update(value=None, visible=False), *_asked(shown)
-        return None, gr.update(value=None, visible=True), *_asked(None)
+    @_or_warning(_asked_by_none)
+    def upload(self, file: str) -> Components:
+        """Takes a picture to search by."""
+        return _asked_by(file, shown_picture(file))
 
-    def ask_by(self, row: Row | None) -> tuple[Any, ...]:
+    @_or_warning(_unchanged(4))
+    def ask_by(self, row: Row | None) -> Components:
         """Takes a picture of the collection to search by."""
-        with _warnings():
-            if row is None:
-                raise InputError("Click one of the pictures first.")
-            shown = self.collection.picture(row)
-            return row.image, gr.update(visible=False), *_asked(shown)
-        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        return _asked_by(_clicked(row).image, self.collection.picture(_clicked(row)))
 
-    def choose(
-        self, hits: list[Hit], words: str, phrase: str, event: gr.SelectData
-    ) -> tuple[Any, ...]:
+    @_or_warning(_unchanged(4))
+    def choose(self, hits: list[Hit], words: str, phrase: str, event: gr.SelectData) -> Components:
         """A clicked result, and where in it is what was asked for."""
         row = hits[event.index].row
         phrase = phrase.strip() or words.strip()
-        return (
-            row,
-            phrase,
-            self._placed(row, phrase),
-            _line("Where is it?", self.collection.title(row)),
-        )
+        if not phrase:
+            title = _line("Where is it?", self.collection.title(row))
+            return row, phrase, self.collection.picture(row), title
+        return row, phrase, *self._located(row, phrase)
 
-    def place(self, row: Row | None, phrase: str) -> Any:
+    @_or_warning(_unchanged(2))
+    def place(self, row: Row | None, phrase: str) -> Components:
         """Where the phrase is in the chosen picture."""
-        with _warnings():
-            if row is None:
-                raise InputError("Click one of the pictures first.")
-            return queries.located(self.model, self.collection.picture(row), phrase)
-        return gr.skip()
+        return self._located(_clicked(row), phrase)
 
-    def _placed(self, row: Row, phrase: str) -> Any:
-        with _warnings():
-            picture = self.collection.picture(row)
-            return queries.located(self.model, picture, phrase) if phrase else picture
-        return None
+    def _located(self, row: Row, phrase: str) -> Components:
+        drawn = queries.located(self.model, self.collection.picture(row), phrase)
+        return drawn, _line(f"Where is “{phrase.strip()}”?", self.collection.title(row))
 
-    def _gallery(self, hits: list[Hit]) -> Any:
-        shown = []
+    def _shown(self, hits: list[Hit]) -> Components:
+        """The gallery of hits, and those of them that can be shown."""
+        shown, kept = [], []
         for hit in hits:
             score = "" if math.isnan(hit.score) else f"{hit.score:.2f} · "
-            title = self.collection.title(hit.row)
-            shown.append((self.collection.picture(hit.row), score + title))
-        return gr.update(value=shown, selected_index=None)
+            try:
+                picture = self.collection.picture(hit.row)
+            except InputError as error:  # it has gone since it was embedded
+                gr.Warning(escape(str(error)))
+                continue
+            shown.append((picture, score + self.collection.title(hit.row)))
+            kept.append(hit)
+        return gr.update(value=shown, selected_index=None), kept
 
 
-@contextlib.contextmanager
-def _warnings() -> Iterator[None]:
-    """What is wrong with what was asked, as a message on the page."""
-    try:
-        yield
-    except InputError as error:
-        gr.Warning(escape(str(error)))
+def _clicked(row: Row | None) -> Row:
+    if row is None:
+        raise InputError("Click one of the pictures first.")
+    return row
 
 
 def _line(*sentences: str) -> str:
     first, *others = map(escape, sentences)
     return f'<p class="line">{first}{"".join(f"<small>{each}</small>" for each in others)}</p>'
-
-
-def _asked(picture: Any) -> tuple[Any, Any]:
-    """The picture that is searched by, and the button that removes it."""
-    there = picture is not None
-    return gr.update(value=picture, visible=there), gr.update(visible=there)
 
 
 def build(page: Page, drawn_map: SpaceMap) -> gr.Blocks:
@@ -179,7 +198,7 @@ def _search_tab(page: Page, blocks: gr.Blocks) -> None:
                 elem_id="results",
             )
         with gr.Column(elem_id="place", min_width=280, scale=4):
-            name = gr.HTML(
+            title = gr.HTML(
                 _line("Where is it?", "Click a picture and name a thing."), elem_id="chosen"
             )
             placed = gr.Image(
@@ -199,15 +218,15 @@ def _search_tab(page: Page, blocks: gr.Blocks) -> None:
     for event in (words.submit, go.click):
         event(page.search, [words, asked], results, **finding)
     file.upload(page.upload, file, query, **private)
-    remove.click(lambda: page.upload(None), None, query, **private)
+    remove.click(_asked_by_none, None, query, **private)
     similar.click(page.ask_by, chosen, query, **private).then(
         page.search, [words, asked], results, **finding
     )
     gallery.select(
-        page.choose, [found, words, phrase], [chosen, phrase, placed, name], **placing
+        page.choose, [found, words, phrase], [chosen, phrase, placed, title], **placing
     ).then(None, js=_TO_PLACE)
     for event in (phrase.submit, where.click):
-        event(page.place, [chosen, phrase], placed, **placing)
+        event(page.place, [chosen, phrase], [placed, title], **placing)
 
 
 def serve(blocks: gr.Blocks, host: str, port: int) -> None:
@@ -231,7 +250,9 @@ def serve(blocks: gr.Blocks, host: str, port: int) -> None:
             + space_map.style(),
         )
     except OSError as error:
-        raise InputError(f"--host={host} --port={port} cannot be used: {error}") from None
+        raise InputError(
+            f"--host={host} --port={port} cannot be used: {first_line(error)}"
+        ) from None
     print(f"http://{host}:{blocks.server_port}  (Ctrl-C ends it)", flush=True)
     blocks.block_thread()
 

@@ -65,9 +65,9 @@ def by_both(page: Any) -> None:
     page.locator("#results button.thumbnail-item").first.click()
     page.locator("#placed img").wait_for()
     page.locator("#words textarea").fill(BOTH)
-    line = page.locator("#line").inner_text()
+    line = page.locator("#line .line").inner_text()
     page.locator("#similar").click()
-    changed(page, "#line", line)
+    changed(page, "#line .line", line)
 
 
 def the_map(page: Any) -> None:

@@ -3,6 +3,7 @@
 The screenshots of README are made by `python -m tests.showing.screenshots`.
 """
 
+import importlib.util
 import ipaddress
 import re
 from collections.abc import Iterator
@@ -20,11 +21,12 @@ from tests.showing import browser
 from tests.showing.browser import NARROW, opened, results, search, served
 from tests.showing.material import CAPTIONS, write_bad_uploads, write_photos
 
-pytest.importorskip("gradio", reason="the page is an extra: make test-extras")
-pytest.importorskip("playwright", reason="drives the browser: make test-extras")
-
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(
+        not all(map(importlib.util.find_spec, ("gradio", "playwright"))),
+        reason="Gradio and Playwright are not installed: make test-extras",
+    ),
     pytest.mark.skipif(
         browser.CHROMIUM is None, reason="there is no Chromium: apt install chromium"
     ),

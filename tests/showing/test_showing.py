@@ -5,6 +5,7 @@ import html.parser
 import io
 import json
 import re
+import socket
 import sys
 from pathlib import Path
 
@@ -245,6 +246,7 @@ def test_too_few_pictures_make_no_map(model, tmp_path):
         (["--images=/nowhere"], "/nowhere: no such file or directory"),
         (["--images=embedded:none"], "there is embedded:"),
         (["--port=0"], "port"),
+        (["--host=nowhere.invalid"], "--host=nowhere.invalid --port=7860 cannot be used"),
         (["--k=none"], "k"),
         (["--images_format=docx"], "images_format"),
     ],
@@ -258,6 +260,15 @@ def test_a_bad_command_line_is_one_line(flags, complaint, run, tmp_path, capsys,
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert complaint in message
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_embedded(tmp_path, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert run_program(demo_page, "--model=/nowhere", f"--port={port}") == 2
+    assert f"--port={port} cannot be used (Address already in use)" in capsys.readouterr().err
 
 
 def test_without_gradio_it_is_said_what_to_install(run, capsys, monkeypatch):
