@@ -3,7 +3,7 @@
     from launch.colab import session
 
     session.start("tpu", colab=True)  # on Colab it also installs what the project needs
-    session.show_page("runs/tiny/report/index.html")
+    session.Page("runs/tiny/report/index.html")
 
 Needs Python alone, because on Colab it comes before the installation. JAX is asked in a process of
 its own: a process that has used a TPU keeps it, so that programs started by the notebook would not
@@ -71,13 +71,18 @@ def start(accelerator: str, *, colab: bool) -> None:
     print(f"JAX {answer['jax']} on {len(answer['devices'])} x {answer['devices'][0]}")
 
 
-def show_page(path: str | os.PathLike) -> Any:
-    """A page that holds everything it shows (a report, an overview), as a notebook's output."""
-    from IPython.display import HTML
+class Page:
+    """A page that holds everything it shows (a report, an overview), as a cell's last value.
 
-    page = html.escape(Path(path).read_text())
-    frame = f'<iframe srcdoc="{page}" width="100%" height="800" style="border:0"></iframe>'
-    return HTML(f"<div>{frame}</div>")
+    In a frame of its own, so that its style does not reach the notebook.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+
+    def _repr_html_(self) -> str:  # Jupyter asks for it
+        content = html.escape(self.path.read_text())
+        return f'<iframe srcdoc="{content}" width="100%" height="800" style="border:0"></iframe>'
 
 
 def ask(accelerator: str) -> dict[str, Any]:

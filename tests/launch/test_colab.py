@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -64,8 +65,8 @@ def test_notebooks_are_committed_as_somebody_else_opens_them(name):
     fields = [line for line in code[0].source.splitlines() if line]
     assert all("  # @param " in line for line in fields), "Colab shows a form of them"
     # Of absolute paths only Colab's own, which are the same for everybody.
-    words = " ".join(cell.source for cell in opened.cells).replace('"', " ").split()
-    absolute = [word for word in words if word.startswith(("/", "~"))]
+    text = "\n".join(cell.source for cell in opened.cells)
+    absolute = re.findall(r"(?<![\w.}*])[/~]\w[\w/]*", text)
     assert all(path.startswith("/content") for path in absolute), absolute
 
 
