@@ -168,8 +168,7 @@ def _install(accelerator: str) -> None:
     if subprocess.run(command, cwd=ROOT).returncode:
         raise NotReady(f"the installation failed; in a cell: %pip install {' '.join(files)}")
     importlib.invalidate_caches()
-    after = loaded_versions()
-    if changed := [name for name, version in before.items() if after.get(name) != version]:
+    if changed := [name for name, was in before.items() if metadata.version(name) != was]:
         raise NotReady(
             f"this session has loaded {', '.join(sorted(changed))} in another version than is now "
             f"installed: Runtime > Restart session, {_RUN_ALL} (what is installed stays)"
