@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbclient
 import nbformat
@@ -23,6 +24,9 @@ FOLDER = Path(__file__).parents[2] / "launch" / "colab"
 NOTEBOOKS = ["pretrain_tiny", "evaluation_sweep", "explore"]
 SET_UP = ["code-text", "code", "check-text", "check"]
 SHORT = "--config.total_steps=4 --config.checkpoint.interval_steps=2 --config.log_interval_steps=1"
+LIBTPU_MISSING = "INTERNAL: Failed to open libtpu.so: libtpu.so: cannot open shared object file"
+LIBTPU_HELD = "ABORTED: The TPU is already in use by process with pid {}. Not attempting to load"
+TPU, GPU = ["tpu", "PCI device 0000:00:05.0"], ["gpu", "/dev/nvidia0"]
 STRIP = "clear all outputs before you commit (CONTRIBUTING.md)"
 
 
@@ -100,9 +104,10 @@ def test_on_colab_it_is_said_before_anything_is_installed(monkeypatch):
 
 
 def test_the_installation_comes_between_two_questions(monkeypatch, capsys):
-    events = []
-    without = {"devices": [], "failure": "Failed to open libtpu.so", "visible": ["tpu", "PCI"]}
-    answers = iter([without, {"devices": ["TPU v5 lite"], "failure": "", "visible": None}])
+    events: list[str] = []
+    without: dict[str, Any] = {"devices": [], "failure": LIBTPU_MISSING, "visible": TPU}
+    with_it = {"devices": ["TPU v5 lite"], "failure": "", "visible": TPU}
+    answers = iter([without, with_it])
     monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.setattr(session, "ask", lambda _: {"jax": "0.11"} | next(answers))
     monkeypatch.setattr(session, "_install", events.append)
@@ -111,9 +116,6 @@ def test_the_installation_comes_between_two_questions(monkeypatch, capsys):
     assert capsys.readouterr().out == "JAX 0.11 on 1 x TPU v5 lite\n"
 
 
-LIBTPU_MISSING = "INTERNAL: Failed to open libtpu.so: libtpu.so: cannot open shared object file"
-LIBTPU_HELD = "ABORTED: The TPU is already in use by process with pid {}. Not attempting to load"
-TPU, GPU = ["tpu", "PCI device 0000:00:05.0"], ["gpu", "/dev/nvidia0"]
 PIP_TPU = "%pip install --upgrade --requirement=requirements.txt --requirement=requirements-tpu.txt"
 
 
