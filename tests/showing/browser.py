@@ -6,7 +6,6 @@ import os
 import queue
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -50,7 +49,7 @@ class Served:
 
 @contextlib.contextmanager
 def served(folder: Path, *flags: str) -> Iterator[Served]:
-    """`oner_jax.demo_page` with these flags, ended as Ctrl-C ends it. `folder` is for its files."""
+    """`oner_jax.demo_page` with these flags, ended as SIGTERM ends it. `folder` is for its files."""
     hooks = folder / "hooks"
     hooks.mkdir(parents=True, exist_ok=True)
     (hooks / "sitecustomize.py").write_text(_LISTENER)
@@ -88,7 +87,7 @@ def served(folder: Path, *flags: str) -> Iterator[Served]:
             assert line, "the program ended:\n" + "".join(output)
         yield Served(found[0], process, output, called_hosts)
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait(timeout=60)
 
 

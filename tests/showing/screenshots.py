@@ -16,9 +16,9 @@ from oner_jax.data.command_line import required
 from oner_jax.errors import run_program
 from tests.showing.browser import Served, changed, opened, search, served
 
-WORDS = "red car"
-BOTH = "green"
-PHRASE = "wheel"
+WORDS = "angry face"
+BOTH = "cat"
+PHRASE = "mouth"
 
 Act = Callable[[Any], None]
 

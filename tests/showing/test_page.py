@@ -56,7 +56,7 @@ def server(folder, photos, model) -> Iterator[browser.Served]:
     with served(folder / "served", *flags) as running:
         yield running
         assert running.process.poll() is None, "the server lives to the end"
-    assert running.process.returncode == 0, "ended as Ctrl-C ends it"
+    assert running.process.returncode == 0, "ended as it was asked to"
     assert "Traceback" not in "".join(running.output)
     hosts = set(running.called_hosts.read_text().split()) - {"localhost", "None"}
     assert all(ipaddress.ip_address(host).is_loopback for host in hosts), hosts
