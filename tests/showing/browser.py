@@ -49,7 +49,7 @@ class Served:
 
 @contextlib.contextmanager
 def served(folder: Path, *flags: str) -> Iterator[Served]:
-    """`oner_jax.demo_page` with these flags, ended as SIGTERM ends it. `folder` is for its files."""
+    """`oner_jax.demo_page` with these flags, ended by SIGTERM. `folder` is for its files."""
     hooks = folder / "hooks"
     hooks.mkdir(parents=True, exist_ok=True)
     (hooks / "sitecustomize.py").write_text(_LISTENER)
