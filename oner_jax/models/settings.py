@@ -12,6 +12,8 @@ STEMS = ("patch", "convolution")
 REMAT_POLICIES = ("none", "cheap", "mlp", "qkv", "attention", "full")
 ATTENTIONS = ("auto", "xla", "cudnn")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# They are written out one by one, unlike the layers of the tower.
+MAXIMUM_PROJECTION_LAYERS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,11 @@ class ModelSettings:
                 self.layers_per_scan_step >= 1,
                 f"model.layers_per_scan_step={self.layers_per_scan_step} must be at least 1",
             ),
-            (self.projection_layers >= 1, "model.projection_layers must be at least 1"),
+            (
+                1 <= self.projection_layers <= MAXIMUM_PROJECTION_LAYERS,
+                f"model.projection_layers={self.projection_layers} must be from 1 to "
+                f"{MAXIMUM_PROJECTION_LAYERS}",
+            ),
             (self.stem in STEMS, f"model.stem={self.stem!r} is not one of {', '.join(STEMS)}"),
             (
                 self.remat in REMAT_POLICIES,

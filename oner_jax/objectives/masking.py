@@ -38,7 +38,7 @@ class MaskedWords(NamedTuple):
 
 def masked_blocks(patches_per_side: int, block_patches: int, fraction: float) -> int:
     """How many blocks of an image are hidden: `fraction` of them, rounded."""
-    return round(fraction * math.ceil(patches_per_side / block_patches) ** 2)
+    return round(fraction * (patches_per_side // block_patches) ** 2)
 
 
 def draw_patch_mask(
@@ -46,16 +46,17 @@ def draw_patch_mask(
 ) -> Bool[Array, "b patches"]:
     """Exactly `masked_blocks` random square blocks of each image hidden (SimMIM: 60 %, 32 px).
 
-    `block_patches` is the block's side in patches; blocks at the lower and right edge are cut
-    where it does not divide the grid.
+    `block_patches` is the block's side in patches, which divides the grid's if any is hidden.
     """
-    blocks_per_side = math.ceil(patches_per_side / block_patches)
     hidden = masked_blocks(patches_per_side, block_patches, fraction)
+    if hidden == 0:
+        return jnp.zeros((batch, patches_per_side**2), bool)
+    blocks_per_side = patches_per_side // block_patches
     scores = jax.random.uniform(key, (batch, blocks_per_side**2))
     ranks = jnp.argsort(jnp.argsort(scores, axis=1), axis=1)
     grid = (ranks < hidden).reshape(batch, blocks_per_side, blocks_per_side)
     grid = grid.repeat(block_patches, axis=1).repeat(block_patches, axis=2)
-    return grid[:, :patches_per_side, :patches_per_side].reshape(batch, patches_per_side**2)
+    return grid.reshape(batch, patches_per_side**2)
 
 
 def prediction_slots(text_tokens: int, fraction: float) -> int:

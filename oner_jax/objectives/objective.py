@@ -79,10 +79,16 @@ class Objective:
         rebuilds_words = any(term.words for term in self.reconstructive.values())
         self._image_mask_fraction = settings.image_mask_fraction if rebuilds_pixels else 0.0
         self._word_mask_fraction = settings.word_mask_fraction if rebuilds_words else 0.0
-        block = settings.image_mask_block_patches
-        blocks = masking.masked_blocks(model.patches_per_side, block, self._image_mask_fraction)
-        # In every row as many, unless blocks overhang the grid; and places for hidden words.
-        self.hidden_patches = blocks * block**2
+        block, side = settings.image_mask_block_patches, model.patches_per_side
+        if self._image_mask_fraction and side % block:
+            raise InputError(
+                f"objective.image_mask_block_patches={block} does not divide the {side} patches of "
+                "an image's side"
+            )
+        # In every row as many; and places for hidden words.
+        self.hidden_patches = block**2 * masking.masked_blocks(
+            side, block, self._image_mask_fraction
+        )
         self.word_slots = (
             masking.prediction_slots(model.text_tokens, self._word_mask_fraction)
             if self._word_mask_fraction

@@ -49,6 +49,11 @@ class ObjectiveSettings:
         for name in ("image_mask_fraction", "word_mask_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"objective.{name}={getattr(self, name)} is not in [0, 1)")
+        if self.image_mask_block_patches < 1:
+            raise InputError(
+                f"objective.image_mask_block_patches={self.image_mask_block_patches} must be at "
+                "least 1"
+            )
 
     @classmethod
     def from_config(cls, objective_config: ConfigDict) -> "ObjectiveSettings":

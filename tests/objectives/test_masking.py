@@ -19,13 +19,14 @@ MASK_ID = 2
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
-    patches_per_side=st.sampled_from([4, 7, 14]),
-    block_patches=st.sampled_from([1, 2, 7]),
+    blocks_per_side=st.sampled_from([1, 2, 4, 7]),
+    block_patches=st.sampled_from([1, 2, 3]),
     fraction=st.sampled_from([0.0, 0.3, 0.6]),
 )
 def test_patch_masks_hide_whole_blocks_in_exact_number(
-    seed, patches_per_side, block_patches, fraction
+    seed, blocks_per_side, block_patches, fraction
 ):
+    patches_per_side = blocks_per_side * block_patches
     mask = masking.draw_patch_mask(
         jax.random.key(seed), 5, patches_per_side, block_patches, fraction
     )

@@ -242,6 +242,7 @@ def test_contrast_alone_sees_unmasked_inputs():
         ({"form": "hinge"}, "form"),
         ({"key_source": "queue"}, "key_source"),
         ({"word_mask_fraction": 1.0}, "word_mask_fraction"),
+        ({"image_mask_block_patches": 0}, "image_mask_block_patches"),
     ],
 )
 def test_an_impossible_objective_is_refused_by_name(change, named):
@@ -258,6 +259,13 @@ def test_an_impossible_objective_is_refused_by_name(change, named):
     )
     with pytest.raises(InputError, match=named):
         ObjectiveSettings(**valid | change)
+
+
+def test_blocks_that_do_not_tile_a_picture_are_refused_where_pictures_are_rebuilt():
+    settings = small.settings()
+    small.objective(settings, {"itc": 1.0}, image_mask_block_patches=3)
+    with pytest.raises(InputError, match="image_mask_block_patches=3 does not divide the 4"):
+        small.objective(settings, {"mim": 1.0}, image_mask_block_patches=3)
 
 
 @pytest.mark.parametrize(
