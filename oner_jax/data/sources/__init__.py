@@ -71,16 +71,16 @@ class Format:
 # The first that recognises a name reads it. Tables stand beside the archives that they list, and
 # lie in one folder with the images whose paths they hold.
 FORMATS: dict[str, Format] = {
-    "records": Format(
-        "split of records, made by ingest: its directory, or embedded:NAME",
-        ours.recognises,
-        ours.parts,
-    ),
     "tfds": Format(
         "set that TensorFlow Datasets has prepared: tfds:NAME, or its directory",
         tfds.recognises,
         tfds.parts,
         ("data_dir", "class_names", "splits"),
+    ),
+    "records": Format(
+        "split of records, made by ingest: its directory, or embedded:NAME",
+        ours.recognises,
+        ours.parts,
     ),
     "karpathy": Format(
         "Karpathy's splits of COCO and Flickr30k: dataset_coco.json",
