@@ -23,6 +23,7 @@ _LOOKS = 50
 # Storage may be what hangs.
 _WRITING_SECONDS = 10.0
 _STDERR = 2
+_YEAR_MINUTES = 366 * 24 * 60.0  # timers do not take any number
 _PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -37,10 +38,11 @@ class Watchdog:
     """
 
     def __init__(self, folder: epath.Path, *, minutes: float, first_step_minutes: float):
-        if minutes < 0 or first_step_minutes < minutes:
+        if not 0 <= minutes <= first_step_minutes <= _YEAR_MINUTES:
             raise InputError(
                 f"watchdog.minutes={minutes} and watchdog.first_step_minutes="
-                f"{first_step_minutes}: the first is at least 0, the second at least the first"
+                f"{first_step_minutes}: the first is at least 0, the second at least the first and "
+                "at most a year"
             )
         self._limit_seconds = 60 * first_step_minutes if minutes else float("inf")
         self._later_limit_seconds = 60 * minutes if minutes else float("inf")

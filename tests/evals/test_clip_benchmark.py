@@ -13,6 +13,7 @@ from oner_jax.data.image_files import open_image
 from oner_jax.data.records import Record
 from oner_jax.models.embedding import Embedder
 from oner_jax.training.checkpoints import load_run
+from tests.data.samples import encoded, picture
 from tests.evals.runs import tiny_run
 
 torch = pytest.importorskip("torch")
@@ -44,12 +45,28 @@ def test_pictures_and_texts_are_embedded_as_by_our_own_evaluation(workdir):
 
 
 def test_its_own_program_runs_our_checkpoint(workdir, tmp_path, monkeypatch):
-    pytest.importorskip("clip_benchmark")
-    output = tmp_path / "dummy.json"
-    command = ["clip_benchmark", "eval", "--pretrained", str(workdir), "--dataset", "dummy"]
-    command += ["--task", "zeroshot_classification", "--output", str(output), "--num_workers", "0"]
+    builder = pytest.importorskip("clip_benchmark.datasets.builder")
+    for number in range(14):  # as the folders of FER2013 are
+        path = tmp_path / "data/test" / str(number % 7) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(picture(number, 48, 48), "PNG"))
+    output = tmp_path / "found.json"
+    command = ["clip_benchmark", "eval", "--pretrained", str(workdir), "--dataset", "fer2013"]
+    command += ["--task", "zeroshot_classification", "--dataset_root", str(tmp_path / "data")]
+    command += ["--output", str(output), "--num_workers", "0"]
     monkeypatch.setattr(sys, "argv", command)
     clip_benchmark.main()
     found = json.loads(output.read_text())
-    assert 0 <= found["metrics"]["acc1"] <= 1
     assert found["model"] == "oner_jax"
+    model, transform, tokenize = clip_benchmark.load_oner(pretrained=str(workdir))
+    data = builder.build_dataset("fer2013", root=str(tmp_path / "data"), transform=transform)
+    pictures = model.encode_image(torch.stack([data[row][0] for row in range(len(data))])).numpy()
+    names = [
+        model.encode_text(tokenize([each.format(c=name) for each in data.templates])).numpy()
+        for name in data.classes
+    ]
+    scores = (
+        pictures @ np.stack([each.mean(axis=0) / np.linalg.norm(each.mean(0)) for each in names]).T
+    )
+    expected = np.mean(scores.argmax(axis=1) == [data[row][1] for row in range(len(data))])
+    assert found["metrics"]["acc1"] == pytest.approx(expected)

@@ -1,5 +1,6 @@
 """Runs that hang, in Python and in C, with and without Python's lock: each in its own process."""
 
+import math
 import subprocess
 import sys
 
@@ -59,6 +60,9 @@ def test_a_run_that_goes_on_is_left_alone(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_limits_that_contradict_each_other_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("minutes", "first_step_minutes"), [(5.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (1.0, 1e30)]
+)
+def test_limits_that_cannot_be_are_refused(tmp_path, minutes, first_step_minutes):
     with pytest.raises(InputError, match="first_step_minutes"):
-        Watchdog(epath.Path(tmp_path), minutes=5.0, first_step_minutes=1.0)
+        Watchdog(epath.Path(tmp_path), minutes=minutes, first_step_minutes=first_step_minutes)
