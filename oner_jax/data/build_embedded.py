@@ -9,7 +9,7 @@ each is put in the middle of a transparent square before it is shrunk.
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 from etils import epath
@@ -20,7 +20,7 @@ from oner_jax.data.ingest import write_dataset
 from oner_jax.data.ingestion import report
 from oner_jax.data.ingestion.options import ConversionOptions, IngestOptions, SourceName
 from oner_jax.data.ingestion.processes import ProcessRunner
-from oner_jax.data.sources import Dropped, Part, RawExample, open_source
+from oner_jax.data.sources import ChangedPart, RawExample, open_source
 from oner_jax.errors import run_program
 
 # 16,573 pictures must fit into 40 MB with their texts.
@@ -37,29 +37,10 @@ METADATA = ("group", "subgroup", "concept", "source", "license")
 EXAMPLES_PER_PART = 500
 
 
-@dataclasses.dataclass(frozen=True)
-class EmbeddedPart:
-    """A part of the source, with the metadata alone that evaluation and attribution need."""
-
-    part: Part
-
-    @property
-    def name(self) -> str:
-        """As the part's."""
-        return self.part.name
-
-    @property
-    def examples(self) -> int | None:
-        """As the part's."""
-        return self.part.examples
-
-    def read(self) -> Iterator[RawExample | Dropped]:
-        """Its entries."""
-        for entry in self.part.read():
-            if isinstance(entry, RawExample):
-                kept = {key: entry.metadata[key] for key in METADATA}
-                entry = dataclasses.replace(entry, metadata=kept)
-            yield entry
+def _with_known_metadata(example: RawExample) -> RawExample:
+    """With what evaluation and attribution need alone."""
+    kept = {key: example.metadata[key] for key in METADATA}
+    return dataclasses.replace(example, metadata=kept)
 
 
 def build(source: str, output: str, options: IngestOptions) -> None:
@@ -67,7 +48,7 @@ def build(source: str, output: str, options: IngestOptions) -> None:
     name = os.path.join(source, "pairs.jsonl")
     parts = open_source(name, "jsonl", examples_per_part=EXAMPLES_PER_PART)
     write_dataset(
-        [EmbeddedPart(part) for part in parts],
+        [ChangedPart(part, _with_known_metadata) for part in parts],
         SourceName("pairs.jsonl", "jsonl"),
         output,
         options,

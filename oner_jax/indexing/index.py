@@ -99,6 +99,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / MANIFEST).read_text())
+        found = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}

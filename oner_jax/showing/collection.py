@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from etils import epath
@@ -21,7 +21,7 @@ from PIL import Image
 from oner_jax.api import Model
 from oner_jax.data.image_files import UnfitImage, open_image
 from oner_jax.data.preprocessing import on_white
-from oner_jax.data.sources import Dropped, Part, RawExample
+from oner_jax.data.sources import ChangedPart, RawExample
 from oner_jax.errors import InputError
 from oner_jax.files import is_remote, write_whole
 from oner_jax.indexing.index import Index, is_index
@@ -66,9 +66,10 @@ def open_collection(model: Model, name: str, source_format: str, cache: Path) ->
     if not parts:
         raise InputError(f"--images={name} holds no pictures")
     folder = cache / _key(model.identity, str(model.batch_size), *map(repr, parts))
+    with_file = functools.partial(_with_file, _pictures(folder.absolute()))
     make_embeddings(
         model,
-        [PartWithFiles(part, _pictures(folder.absolute())) for part in parts],
+        [ChangedPart(part, with_file) for part in parts],
         VIEW,
         folder / "index",
         file_format="npy",
@@ -117,39 +118,20 @@ def shown_picture(path: str, pixels: int = SHOWN_PIXELS) -> Image.Image:
     return picture
 
 
-@dataclasses.dataclass(frozen=True)
-class PartWithFiles:
-    """A part of a source whose pictures are all files: others are written into `folder`.
+def _with_file(folder: Path, example: RawExample) -> RawExample:
+    """Its picture is a file, or is written into `folder` when it is read.
 
-    They are named by where they stand in the source, so that nothing in it chooses a path.
+    That file is named by where it stands in the source, so that nothing in it chooses a path.
     """
-
-    part: Part
-    folder: Path = dataclasses.field(repr=False)
-
-    @property
-    def name(self) -> str:
-        """The part's own."""
-        return self.part.name
-
-    @property
-    def examples(self) -> int | None:
-        """The part's own."""
-        return self.part.examples
-
-    def read(self) -> Iterator[RawExample | Dropped]:
-        """The part's own entries; a picture is written when it is read."""
-        for entry in self.part.read():
-            if isinstance(entry, Dropped) or entry.read_image is None or entry.image_path:
-                yield entry
-                continue
-            digest = hashlib.sha256(entry.location.encode()).hexdigest()
-            path = self.folder / digest[:2] / digest
-            yield dataclasses.replace(
-                entry,
-                image_path=str(path),
-                read_image=functools.partial(_read_and_keep, entry.read_image, path),
-            )
+    if example.read_image is None or example.image_path:
+        return example
+    digest = hashlib.sha256(example.location.encode()).hexdigest()
+    path = folder / digest[:2] / digest
+    return dataclasses.replace(
+        example,
+        image_path=str(path),
+        read_image=functools.partial(_read_and_keep, example.read_image, path),
+    )
 
 
 def _read_and_keep(read: Callable[[], bytes], path: Path) -> bytes:

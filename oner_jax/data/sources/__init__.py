@@ -22,11 +22,12 @@ from oner_jax.data.sources import (
     webdataset,
 )
 from oner_jax.data.sources.fields import FieldNames
-from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason
+from oner_jax.data.sources.raw import ChangedPart, Dropped, Part, RawExample, Reason
 from oner_jax.errors import InputError
 
 __all__ = [
     "FORMATS",
+    "ChangedPart",
     "Dropped",
     "FieldNames",
     "Options",

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from oner_jax.data.reasons import Reason
 
-__all__ = ["Dropped", "Part", "RawExample", "Reason"]
+__all__ = ["ChangedPart", "Dropped", "Part", "RawExample", "Reason"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,3 +68,26 @@ class Part(Protocol):
         OSError where a file cannot be opened at all.
         """
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ChangedPart:
+    """A part whose examples go through `change`, a picklable function; it is known by the part."""
+
+    part: Part
+    change: Callable[[RawExample], RawExample] = dataclasses.field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The part's own."""
+        return self.part.name
+
+    @property
+    def examples(self) -> int | None:
+        """The part's own."""
+        return self.part.examples
+
+    def read(self) -> Iterator[RawExample | Dropped]:
+        """The part's entries, changed where they are examples."""
+        for entry in self.part.read():
+            yield self.change(entry) if isinstance(entry, RawExample) else entry
