@@ -19,6 +19,8 @@ MAXIMUM_SCORES = 2**26  # of one chunk: 256 MiB of float32
 # looked into.
 GROUP = 64
 
+COUNTED_COLUMNS = 2048  # read at a time where scores are compared
+
 Pairs = tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]
 PairsOf = Callable[[int, int], Pairs]
 """(first, last) -> rows, counted from `first`, and columns of the pairs of those queries."""
@@ -69,9 +71,31 @@ def _in_front(
         counted = ahead(chosen, best.at[rows].get(mode="fill", fill_value=0.0))
         return jnp.zeros(len(queries), jnp.int32).at[rows].add(counted, mode="drop")
 
-    everything = jnp.sum(ahead(scores, best[:, None]), axis=1, dtype=jnp.int32)
+    everything = _count_by_row(lambda scores: ahead(scores, best[:, None]), scores)
     wrong = everything - number_ahead(rows, columns) - number_ahead(other_rows, other_columns)
     return jnp.where(jnp.isneginf(best), -1, wrong)
+
+
+def _count_by_row(
+    condition: Callable[[Array], Array], scores: Float32[Array, "q gallery"]
+) -> Int32[Array, "q"]:
+    """In how many columns the condition holds.
+
+    A sum along rows is a loop of single scores on CPUs. Adding block after block of columns is not,
+    and takes a seventh of the time.
+    """
+
+    width = min(COUNTED_COLUMNS, scores.shape[1])
+    blocks = scores.shape[1] // max(1, width)
+
+    def with_block(number: Array, counts: Array) -> Int32[Array, "q width"]:
+        block = jax.lax.dynamic_slice_in_dim(scores, number * width, width, axis=1)
+        return counts + condition(block).astype(jnp.int32)
+
+    none = jnp.zeros((len(scores), width), jnp.int32)
+    counted = jax.lax.fori_loop(0, blocks, with_block, none)
+    rest = condition(scores[:, blocks * width :])
+    return jnp.sum(counted, axis=1) + jnp.sum(rest, axis=1, dtype=jnp.int32)
 
 
 def best_of(
