@@ -40,10 +40,14 @@ demo: $(INSTALLED) ## Train, evaluate and report on the pictures in this reposit
 	$(VENV_PYTHON) -m oner_jax.evaluate --workdir=$(DEMO_WORKDIR)
 	@echo "The report: $(abspath $(DEMO_WORKDIR))/report/index.html"
 
+# A test that hangs ends with the stacks of all threads, and the others go on.
+TEST_OPTIONS := --numprocesses=$(TEST_PROCESSES) --dist=loadscope \
+	-o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
+
 # The linters judge by the types of the locked set; another set only has to run.
 .PHONY: test
 test: $(INSTALLED_DEV) $(if $(filter requirements.lock,$(LOCK)),lint) ## Run linters and fast tests
-	$(VENV_PYTHON) -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadscope
+	$(VENV_PYTHON) -m pytest $(TEST_OPTIONS)
 
 .PHONY: test-slow
 test-slow: $(INSTALLED_DEV) ## Run the tests that take a minute or more

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from oner_jax.data.reading import order
 from tests.data.samples import record, write_split
@@ -39,6 +40,7 @@ def listed(workdir: Path) -> list[tuple[int, int, str]]:
     return [(line["step"], line["row"], line["id"]) for line in lines]
 
 
+@pytest.mark.slow
 def test_one_in_a_hundred_stops_a_run_and_goes_on_where_that_is_allowed(tmp_path):
     items = [record(n, image=b"no") if n in BROKEN else record(n) for n in range(RECORDS)]
     data = write_split(tmp_path / "data", items, shard_bytes=200_000)

@@ -260,10 +260,13 @@ errors.run_program(train.main, configuration.check_recipe_argument)
 
 
 @pytest.mark.slow
-def test_the_program_goes_back_and_then_ends_with_1_and_one_line(tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_program_goes_back_and_then_ends_with_1_and_one_line(tmp_path, processes):
     folder = tmp_path / "run"
     command = [sys.executable, "-c", PROGRAM, "--config=configs/oner.py:tiny"]
     command += [f"--workdir={folder}", "--config.guards.maximum_consecutive_skips=5"]
+    if processes > 1:
+        command = [sys.executable, "launch/local.py", f"--processes={processes}", "--", *command]
     environment = os.environ | {"XLA_FLAGS": ""}
     for _ in range(2):
         ended = subprocess.run(
@@ -271,6 +274,8 @@ def test_the_program_goes_back_and_then_ends_with_1_and_one_line(tmp_path):
         )
         assert ended.returncode == 1, ended.stderr
         assert "Traceback" not in ended.stderr
-        assert ended.stderr.splitlines()[-1].startswith("error: steps 11 to 15 were skipped")
+        complaints = [line for line in ended.stderr.splitlines() if "error: " in line]
+        assert len(complaints) == processes, ended.stderr
+        assert all("error: steps 11 to 15 were skipped" in line for line in complaints)
         assert "went back to step 10" in ended.stdout
         assert available_steps(folder) == [10]

@@ -128,10 +128,11 @@ def test_keys_with_gradient_add_up_over_meshes_and_micro_batches(form, sizes, mi
     "arm",
     [
         {"weights": {"itc": 1.0, "mim": 1.0, "mlm": 1.0}},
-        slow({"weights": {"itc": 1.0, "mim": 1.0, "mlm": 1.0}, "key_source": "online"}),
+        {"weights": {"itc": 1.0, "mim": 1.0, "mlm": 1.0}, "key_source": "online"},
     ],
     ids=["keys first", "cached gradients"],
 )
+@pytest.mark.slow
 def test_halves_of_no_pair_add_up_over_meshes_and_micro_batches(arm):
     whole = run((1, 1, 1, 1), unpaired=True, **arm)
     assert_same_step(run((1, 2, 4, 1), 2, unpaired=True, **arm), whole)
