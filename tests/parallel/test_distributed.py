@@ -195,6 +195,20 @@ def assert_same_run(workdir: Path, other: Path) -> None:
         )
 
 
+def test_two_processes_train_on_two_terms_as_one(tmp_path):
+    """What is fast enough for every run of the tests: less to compile."""
+    tiny = "--config=configs/oner.py:tiny"
+    command = [argument.replace(tiny, f"{tiny},terms=itc+mlm") for argument in TRAIN]
+    command.append("--config.mesh.fsdp=2")
+    one, two = tmp_path / "one", tmp_path / "two"
+    for workdir, processes, devices in ((one, 1, 4), (two, 2, 2)):
+        result = run([*command, f"--workdir={workdir}"], processes=processes, devices=devices)
+        assert result.returncode == 0, result.stderr
+    assert available_steps(two) == [2, 4]
+    assert_same_run(one, two)
+
+
+@pytest.mark.slow
 def test_two_processes_train_as_one(one, two):
     assert available_steps(two) == [2, 4]
     assert_same_run(one, two)

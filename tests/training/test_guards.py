@@ -115,7 +115,7 @@ def test_impossible_settings_are_refused_by_name(change):
 
 
 # The emitters of the other tests put together operations by what stands beside them.
-AS_USERS_HAVE_IT = {"xla_cpu_use_fusion_emitters": True}
+AS_USERS_HAVE_IT: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": True}
 
 
 @functools.cache
