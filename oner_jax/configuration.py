@@ -6,7 +6,9 @@ key is an error that names the nearest valid one.
 
 import dataclasses
 import difflib
+import fnmatch
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,11 +108,43 @@ def check_recipe_argument(arguments: Sequence[str]) -> None:
             raise InputError(f"--config={value}: there is no file {path}")
 
 
+# From where to where numbers make sense, both included. Settings that belong together are checked
+# where they are used.
+RANGES = {
+    "accumulation_steps": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "data.crop_min_fraction": (1e-3, 1),
+    "data.maximum_damaged_fraction": (0, 1),
+    "data.threads": (0, 4096),
+    "evaluation.interval_steps": (0, math.inf),
+    "log_interval_steps": (1, math.inf),
+    "momentum.*": (0, 1),
+    "objective.weights.*": (0, 1e9),
+    "optimizer.beta_?": (0, 0.99999),
+    "optimizer.clip_norm": (1e-9, math.inf),
+    "optimizer.*learning_rate*": (0, 1e9),
+    "optimizer.warmup_fraction": (0, 1),
+    "optimizer.weight_decay": (0, 1e9),
+    "total_epochs": (0, 1e9),
+    "total_steps": (0, 1e12),
+}
+
+
+def check_ranges(config: ConfigDict) -> None:
+    """Raise InputError at the first number that is outside of `RANGES`; nan is outside of all."""
+    for name, value in flatten(config):
+        for pattern, (least, most) in RANGES.items():
+            if fnmatch.fnmatch(name, pattern) and not least <= value <= most:
+                bounds = f"from {least:g} to {most:g}" if most < math.inf else f"at least {least:g}"
+                raise InputError(f"{name}={value} must be {bounds}")
+
+
 def resolve(config: ConfigDict, *, training_records: int, vocabulary_size: int) -> ConfigDict:
     """Fill in what depends on the data: the number of steps and of sub-words.
 
     Raises InputError where the config contradicts the data or itself.
     """
+    check_ranges(config)
     if (config.total_steps > 0) == (config.total_epochs > 0):
         raise InputError(
             f"total_steps={config.total_steps} and total_epochs={config.total_epochs}: "
@@ -138,7 +172,9 @@ def resolve_without_data(config: ConfigDict) -> ConfigDict:
     """As `resolve` for benchmarks and plans, which have neither data nor a tokenizer.
 
     A vocabulary of 0 becomes SYNTHETIC_VOCABULARY; the run's length is any, it costs nothing.
+    Raises InputError where a number makes no sense.
     """
+    check_ranges(config)
     resolved = config.copy_and_resolve_references()
     with resolved.unlocked():
         resolved.model.vocabulary_size = config.model.vocabulary_size or SYNTHETIC_VOCABULARY

@@ -14,6 +14,8 @@ ATTENTIONS = ("auto", "xla", "cudnn")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # They are written out one by one, unlike the layers of the tower.
 MAXIMUM_PROJECTION_LAYERS = 16
+# The least that a number may be; of all others that is 1.
+MINIMUM = {"predictor_hidden_width": 0, "stem_residual_layers": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,12 @@ class ModelSettings:
     layers_per_scan_step: int = 1
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            least = MINIMUM.get(field.name, 1)
+            if field.type is int and getattr(self, field.name) < least:
+                raise InputError(
+                    f"model.{field.name}={getattr(self, field.name)} must be at least {least}"
+                )
         checks = [
             (
                 self.architecture in ARCHITECTURES,
@@ -62,14 +70,9 @@ class ModelSettings:
                 f"model.depth={self.depth}: two_legs has half as many layers in its text leg and "
                 "in its fusion, so it must be even",
             ),
-            (self.depth >= 1, f"model.depth={self.depth} must be at least 1"),
             (
-                self.layers_per_scan_step >= 1,
-                f"model.layers_per_scan_step={self.layers_per_scan_step} must be at least 1",
-            ),
-            (
-                1 <= self.projection_layers <= MAXIMUM_PROJECTION_LAYERS,
-                f"model.projection_layers={self.projection_layers} must be from 1 to "
+                self.projection_layers <= MAXIMUM_PROJECTION_LAYERS,
+                f"model.projection_layers={self.projection_layers} must be at most "
                 f"{MAXIMUM_PROJECTION_LAYERS}",
             ),
             (self.stem in STEMS, f"model.stem={self.stem!r} is not one of {', '.join(STEMS)}"),

@@ -127,7 +127,9 @@ def main(count: int, seed: int) -> int:
     ends: Counter[int] = Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for arguments in cases(count, seed, folder):
+        for number, arguments in enumerate(cases(count, seed, folder)):
+            if number % 100 == 0:
+                print(f"{number} of {count} cases", file=sys.stderr, flush=True)
             output = folder / "output"
             code = run_in_fork(arguments, output)
             said = output.read_text(errors="replace")
