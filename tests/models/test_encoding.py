@@ -74,7 +74,7 @@ def test_one_pass_equals_a_pass_for_each_view_in_value_and_gradient():
     ("architecture", "names"),
     [
         ("one_tower", tuple(VIEWS)),
-        ("two_legs", ("I", "T", "IT")),
+        slow("two_legs", ("I", "T", "IT")),
         slow("two_legs", ("T", "IT")),
         slow("two_legs", ("I",)),
         slow("two_towers", ("I", "T")),

@@ -13,6 +13,7 @@ from oner_jax.objectives.batch import BatchRows
 from oner_jax.training.flops import recomputed_fraction, step_flops
 from oner_jax.training.gradients import make_gradient_function
 from tests import small
+from tests.marks import slow
 
 PAIRS = BatchRows(8)
 
@@ -92,7 +93,9 @@ def test_of_every_architecture(architecture, weights):
 
 
 @pytest.mark.parametrize("architecture", ["one_tower", "two_legs"])
-@pytest.mark.parametrize("rows", [BatchRows(8, 4, 0), BatchRows(8, 0, 12), BatchRows(8, 3, 5)])
+@pytest.mark.parametrize(
+    "rows", [slow(BatchRows(8, 4, 0)), slow(BatchRows(8, 0, 12)), BatchRows(8, 3, 5)]
+)
 def test_pictures_and_captions_alone_count_for_the_pairs_beside_them(architecture, rows):
     settings = small.settings(architecture=architecture, remat="cheap")
     weights = {"itc": 1.0, "mim": 1.0, "mlm": 1.0}
@@ -116,7 +119,7 @@ def test_keys_with_a_gradient_meet_the_queries_twice(form):
     assert total + again == pytest.approx(traced_flops(settings, {"itc": 1.0}, **constants))
 
 
-@pytest.mark.parametrize("remat", ["cheap", "mlp", "qkv", "attention", "full"])
+@pytest.mark.parametrize("remat", ["cheap", slow("mlp"), "qkv", slow("attention"), slow("full")])
 def test_recomputed_fraction_is_what_remat_adds(remat):
     settings = small.settings(remat=remat)
     objective = small.objective(settings)

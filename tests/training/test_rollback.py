@@ -86,7 +86,7 @@ class StopAfter(StopRequest):
         return self._left < 0
 
 
-def run(recipe, batches, folder: Path, bad=(), *, stop=None, damage=broken):
+def run(recipe, batches, folder: Path, bad=(), *, stop=None, damage=broken, saved_every_steps=4):
     """Train in `folder`, from its last checkpoint; the batches numbered in `bad` are damaged."""
 
     def batches_from(number):
@@ -95,7 +95,7 @@ def run(recipe, batches, folder: Path, bad=(), *, stop=None, damage=broken):
             yield damage(batch) if number in bad else batch
             number += 1
 
-    policy = CheckpointPolicy(interval_steps=4, keep=20)
+    policy = CheckpointPolicy(interval_steps=saved_every_steps, keep=20)
     damage_log = DamageLog(None, maximum_fraction=0.0, examples_per_step=8)
     with Checkpoints(folder, policy) as checkpoints:
         state, step, rollbacks = first_state(recipe, checkpoints)
@@ -133,7 +133,7 @@ def assert_identical(one, other):
 
 
 def test_one_batch_that_gives_no_number_costs_its_step_alone(recipe, batches, tmp_path, capsys):
-    state = run(recipe, batches, tmp_path, bad={10})
+    state = run(recipe, batches, tmp_path, bad={10}, saved_every_steps=STEPS)
     expected = recipe.init_state()
     for number in range(STEPS):
         if number == 10:
@@ -210,7 +210,7 @@ def test_a_run_that_goes_wrong_before_its_first_checkpoint_begins_again(recipe, 
 
 def test_after_a_spike_the_loss_is_that_of_the_clean_run(recipe, batches, tmp_path):
     def losses(folder, **bad):
-        run(recipe, batches, folder, **bad)
+        run(recipe, batches, folder, saved_every_steps=STEPS, **bad)
         return np.array([line["loss"] for line in lines(folder / "metrics.jsonl")])
 
     clean = losses(tmp_path / "clean")
