@@ -4,8 +4,13 @@ Every module that needs TensorFlow says `from oner_jax.data.host_tensorflow impo
 accelerator's memory is never taken from JAX, whichever of them is imported first.
 """
 
+import contextlib
 import ctypes
+import importlib.util
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 # Read by TensorFlow's C++ side at import: hide all but fatal messages. What decoders say of a
 # damaged file comes as an exception, too. oneDNN, of no use to an input pipeline, is off because it
@@ -13,7 +18,33 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-import tensorflow as tf
+
+@contextlib.contextmanager
+def _without_keras() -> Iterator[None]:
+    """While TensorFlow is imported, Keras cannot be.
+
+    TensorFlow tries to import all of it, which brings scikit-learn and SciPy along: a third of the
+    time that a program here takes to start.
+    """
+    if "keras" in sys.modules:
+        yield
+        return
+    sys.modules["keras"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["keras"]
+
+
+with _without_keras():
+    import tensorflow as tf
+
+# `tensorflow.keras` is imported when somebody asks for it, from where TensorFlow would have looked.
+if _keras := importlib.util.find_spec("keras"):
+    _folders = [
+        str(Path(folder, "_tf_keras")) for folder in _keras.submodule_search_locations or ()
+    ]
+    tf.__path__[:] = [*_folders, *filter(None, tf.__path__)]
 
 tf.config.set_visible_devices([], "GPU")
 

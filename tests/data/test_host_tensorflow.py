@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next batch."""
+"""Freed memory is kept for the next batch; Keras is imported for those alone who ask."""
 
 import platform
 import subprocess
@@ -38,3 +38,24 @@ def test_the_next_batch_takes_no_new_pages():
     pages = 64 * 400_000 // 4096
     assert faults("") > pages / 2
     assert faults("import oner_jax.data.host_tensorflow") < pages / 20
+
+
+LATER = """
+import sys
+import oner_jax.data.host_tensorflow
+assert not {"keras", "sklearn", "scipy.stats"} & set(sys.modules)
+from tensorflow.keras import layers
+from oner_jax.data.host_tensorflow import tf
+assert tf.keras.layers.Dense is layers.Dense
+"""
+BEFORE = """
+import keras
+from oner_jax.data.host_tensorflow import tf
+assert tf.keras.layers.Dense is keras.layers.Dense
+"""
+
+
+@pytest.mark.parametrize("program", [LATER, BEFORE])
+def test_keras_is_imported_when_somebody_asks_for_it(program):
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
