@@ -22,6 +22,11 @@ os.environ["MPLBACKEND"] = "agg"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
+import gc
+from collections.abc import Iterator
+
+import jax
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -30,3 +35,16 @@ install_import_hook("oner_jax", "beartype.beartype")
 # How long an example takes depends on what had to be compiled for it, so there is no deadline.
 settings.register_profile("oner_jax", deadline=None, max_examples=25)
 settings.load_profile("oner_jax")
+
+STATM = Path("/proc/self/statm")  # of Linux alone
+KEPT_BYTES = 1.5 * 2**30
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_compiled_programs() -> Iterator[None]:
+    """Programs of the modules before are let go of: all together would take gigabytes."""
+    yield
+    pages = int(STATM.read_text().split()[1]) if STATM.exists() else 0
+    if pages * os.sysconf("SC_PAGE_SIZE") > KEPT_BYTES:
+        jax.clear_caches()
+        gc.collect()

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -36,16 +37,19 @@ def test_every_task_is_done_once():
     assert list(processes.ProcessRunner(0)(abs, [], 0)) == []
 
 
-def test_what_is_soon_done_is_done_here():
-    ours = {os.getpid()}
-    runner = processes.ProcessRunner(2)
+def _note_process(path: Path) -> None:
+    path.write_text(str(os.getpid()))
 
-    def here(_: int) -> None:  # could not be sent to another process
-        assert {os.getpid()} == ours
 
-    assert list(runner(here, [1, 2, 3], processes.FEW_EXAMPLES)) == [1, 2, 3]
-    with pytest.raises(AttributeError, match="local object"):
-        list(runner(here, [1, 2, 3], processes.FEW_EXAMPLES + 1))
+def test_what_is_soon_done_is_done_here(tmp_path):
+    tasks = [tmp_path / str(number) for number in range(3)]
+
+    def workers(examples: int) -> set[int]:
+        assert set(processes.ProcessRunner(2)(_note_process, tasks, examples)) == set(tasks)
+        return {int(task.read_text()) for task in tasks}
+
+    assert workers(processes.FEW_EXAMPLES) == {os.getpid()}
+    assert os.getpid() not in workers(processes.FEW_EXAMPLES + 1)
 
 
 def test_an_error_in_a_process_is_raised_here():
