@@ -5,6 +5,7 @@ checkpoint; data order, masks and result are those of a run that never stopped.
 """
 
 import functools
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -88,7 +89,12 @@ def train(config: ConfigDict, folder: epath.Path, stop: StopRequest) -> TrainSta
         if distributed.is_main():
             parameters = recipe.abstract.parameters
             workdir.write_manifest(
-                folder, mesh=recipe.mesh, parameters=parameters, data=data, preflight=speeds
+                folder,
+                command=_command(),
+                mesh=recipe.mesh,
+                parameters=parameters,
+                data=data,
+                preflight=speeds,
             )
             print(workdir.describe(config, parameters, recipe.mesh, data, first_step))
             print(speeds.describe() if speeds else "preflight   off", flush=True)
@@ -123,8 +129,12 @@ def _evaluates(recipe: Recipe, folder: epath.Path) -> Evaluates | None:
     from oner_jax.evals.in_loop import InLoop
     from oner_jax.evals.suite import Origin
 
-    command = " ".join(["python -m oner_jax.train", *sys.argv[1:]])
-    return InLoop(recipe, folder, Origin(command, workdir.revision()))
+    return InLoop(recipe, folder, Origin(_command(), workdir.revision()))
+
+
+def _command() -> str:
+    """What was said to start this run, or to continue it."""
+    return shlex.join(["python", "-m", "oner_jax.train", *sys.argv[1:]])
 
 
 def _first_state(

@@ -83,6 +83,7 @@ def test_a_run_leaves_what_it_was_and_what_it_did(finished):
     config = json.loads((finished / "config.json").read_text())
     assert config["model"]["vocabulary_size"] == 4096, "resolved from the tokenizer"
     manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["command"].startswith("python -m oner_jax.train --config=configs/oner.py:tiny ")
     assert manifest["packages"]["jax"] == jax.__version__
     assert manifest["data"]["records"] == 14024
     assert any(finished.glob("events.out.tfevents.*")), "TensorBoard events"

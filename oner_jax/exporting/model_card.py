@@ -45,6 +45,7 @@ def model_card(
         + ("mean of steps " if len(source.steps) > 1 else "step ")
         + steps,
         dtype=source.dtype,
+        origin=_origin(source.workdir),
         trained_on=source.config.data.train,
         total_steps=source.config.total_steps,
         batch_size=source.config.batch_size,
@@ -59,6 +60,17 @@ def model_card(
 
 def _listed(differences: Mapping[str, float]) -> str:
     return ", ".join(f"{view} {value:.1e}" for view, value in differences.items())
+
+
+def _origin(workdir: epath.Path) -> str:
+    """A row with the command that trained it, of a run whose manifest has it."""
+    try:
+        manifest = json.loads((workdir / "manifest.json").read_text())
+    except FileNotFoundError:
+        return ""
+    if "command" not in manifest:
+        return ""
+    return f"| trained by | `{manifest['command']}` (revision {manifest['revision']}) |\n"
 
 
 def _results(source: Source) -> str:

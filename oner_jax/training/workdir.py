@@ -1,7 +1,7 @@
 """The folder of a run: what it was made from, and that it is continued as the same run.
 
 config.json     the resolved config
-manifest.json   revision, package versions, mesh, devices, parameters, data, preflight
+manifest.json   command, revision, package versions, mesh, devices, parameters, data, preflight
 lock.json       which process is at work in it
 metrics.jsonl   one object a log step, beside TensorBoard event files
 damaged.jsonl   one object for every damaged record that was replaced, if there were any
@@ -93,6 +93,7 @@ def _holds_something(workdir: epath.Path) -> bool:
 def write_manifest(
     workdir: epath.Path,
     *,
+    command: str,
     mesh: Mesh,
     parameters: Parameters,
     data: Mapping[str, Any],
@@ -100,6 +101,7 @@ def write_manifest(
 ) -> None:
     """What a later reader needs to know of this run beyond its config."""
     manifest = {
+        "command": command,
         "revision": revision(),
         "packages": {name: _version(name) for name in PACKAGES},
         "devices": [str(device) for device in mesh.devices.flat],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -143,8 +144,19 @@ def test_an_export_is_evaluated_like_its_run(run, exported):
         assert found == own["step 20"]["toys"]["retrieval"].measurements(space)
     for weights, column in (("online", "step 20"), ("momentum", "momentum")):
         card = model_card(open_source(run, weights=weights), [], {})
+        assert "trained by" not in card
         assert "retrieval/toys/text_R@1" in card
         assert f"weights are those of `{column}`" in card
+
+
+def test_the_card_has_the_command_that_trained_it(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    manifest = {"command": "python -m oner_jax.train --config=x", "revision": "abc"}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    card = model_card(open_source(copy), [], {})
+    assert (
+        "| trained by | `python -m oner_jax.train --config=x` (revision abc) |\n| trained" in card
+    )
 
 
 def test_stablehlo_runs_where_oner_jax_is_not(exported, source, tmp_path):
