@@ -1,6 +1,7 @@
 """The model card: what the model is, how well it does, how to use it, and its exact format."""
 
 import json
+import shlex
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,14 +64,18 @@ def _listed(differences: Mapping[str, float]) -> str:
 
 
 def _origin(workdir: epath.Path) -> str:
-    """A row with the command that trained it, of a run whose manifest has it."""
+    """A row with the command that trained it, of a run whose manifest has it; not with where."""
     try:
         manifest = json.loads((workdir / "manifest.json").read_text())
     except FileNotFoundError:
         return ""
     if "command" not in manifest:
         return ""
-    return f"| trained by | `{manifest['command']}` (revision {manifest['revision']}) |\n"
+    command = shlex.join(
+        "--workdir=DIR" if argument.startswith("--workdir=") else argument
+        for argument in shlex.split(manifest["command"])
+    )
+    return f"| trained by | `{command}` (revision {manifest['revision']}) |\n"
 
 
 def _results(source: Source) -> str:

@@ -151,11 +151,12 @@ def test_an_export_is_evaluated_like_its_run(run, exported):
 
 def test_the_card_has_the_command_that_trained_it(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
-    manifest = {"command": "python -m oner_jax.train --config=x", "revision": "abc"}
+    manifest = {"command": "python -m oner_jax.train '--workdir=my run'", "revision": "abc"}
     (copy / "manifest.json").write_text(json.dumps(manifest))
     card = model_card(open_source(copy), [], {})
     assert (
-        "| trained by | `python -m oner_jax.train --config=x` (revision abc) |\n| trained" in card
+        "| trained by | `python -m oner_jax.train --workdir=DIR` (revision abc) |\n| trained"
+        in card
     )
 
 
