@@ -2,7 +2,7 @@
 
     import oner_jax
 
-    model = oner_jax.load("runs/demo")
+    model = oner_jax.load()                       # the released one; or of a run or an export
     pictures = model.embed(images=["one.jpg", "two.jpg"])
     texts = model.embed(texts=["a red bicycle", "two cats"])
     model.similarity(pictures, texts)             # cosines, [2, 2]
@@ -20,6 +20,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from etils import epath
@@ -44,6 +45,9 @@ Pictures = Picture | Sequence[Picture]
 Texts = str | Sequence[str]
 
 BATCH_SIZE = 128
+RELEASED = Path(__file__).parent / "released" / "demo"
+"""The model that comes with the package; its README.md says how it was made and how good it is."""
+
 _BATCHES_AHEAD = 2
 _DEFAULT_THRESHOLD = 0.5
 
@@ -208,7 +212,7 @@ class Model:
 
 
 def load(
-    path: str | os.PathLike,
+    path: str | os.PathLike = RELEASED,
     *,
     step: str | int = "last",
     weights: str = "online",
@@ -216,6 +220,7 @@ def load(
 ) -> Model:
     """The model in a run's folder or in an export, local or on object storage.
 
+    Without a path the one that comes with the package.
     `step` and `weights` choose among a run's checkpoints, as for `oner_jax.export`. `batch_size`
     is how many inputs are embedded at once. Raises InputError where there is no model, saying what
     there is.

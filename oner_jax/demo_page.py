@@ -1,6 +1,6 @@
 """A page that shows what the one space is good for:
 
-    python -m oner_jax.demo_page --model=DIR
+    python -m oner_jax.demo_page
     python -m oner_jax.demo_page --model=DIR --images=photos
 
 Search by words, by a picture or by both, where in a picture a phrase is, and a map of the space.
@@ -20,7 +20,6 @@ from pathlib import Path
 from absl import flags
 
 from oner_jax.data import sources
-from oner_jax.data.command_line import required
 from oner_jax.errors import InputError, run_program
 from oner_jax.indexing import command_line
 
@@ -42,7 +41,6 @@ def define_flags() -> None:
 
 def main(_: Sequence[str]) -> None:
     """Embed what is not embedded yet, then serve the page."""
-    required("model")
     values = flags.FLAGS
     _check_free(values.host, values.port)
     # What is uploaded ends with the program, however it is asked to end.

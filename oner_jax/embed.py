@@ -1,11 +1,11 @@
-"""Embed a collection: `python -m oner_jax.embed --model=DIR --source=photos --output=DIR`.
+"""Embed a collection: `python -m oner_jax.embed --source=photos --output=DIR`.
 
 `--source` is a folder of pictures, a JSONL file, or anything else that ingest reads (README.md).
 `--view=image` gives a row for each picture, `text` for each caption, `joint` for each picture with
 its main caption. `--output` becomes a folder with `embeddings.npy` and `rows.jsonl` (id, image and
 caption of each row), or with `--format=parquet` one table of both. What cannot be embedded is left
 out, counted in `manifest.json` and listed in `dropped.jsonl`. After a kill, the same command goes
-on; the bytes are the same.
+on; the bytes are the same. `--model` is a run or an export; without it, the released model.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def define_flags() -> None:
 
 def main(_: Sequence[str]) -> None:
     """Embed as the flags say."""
-    _, source, output = required("model", "source", "output")
+    source, output = required("source", "output")
     model = command_line.chosen_model()
     manifest = command_line.embed_source(model, source, Path(output), flags.FLAGS.format)
     dropped = sum(manifest["dropped"].values())

@@ -1,11 +1,12 @@
 """Search a collection by words, by a picture, or by both:
 
-    python -m oner_jax.search --model=DIR --index=photos.index --source=photos --text="a red car"
-    python -m oner_jax.search --model=DIR --index=photos.index --image=car.jpg --text="in red"
+    python -m oner_jax.search --index=photos.index --source=photos --text="a red car"
+    python -m oner_jax.search --index=photos.index --image=car.jpg --text="in red"
 
 The first embeds the folder of pictures into `--index` (`oner_jax.embed` makes the same folder), the
 second only searches. A picture and a text together are one query, "this, but". Search is exact, on
 the device, and goes over to FAISS where a collection is large and FAISS is installed (`--engine`).
+`--model` is a run or an export; without it, the released model.
 """
 
 import json
@@ -33,7 +34,7 @@ def define_flags() -> None:
 
 def main(_: Sequence[str]) -> None:
     """Index if asked to, search, and print what was found."""
-    _, folder = required("model", "index")
+    (folder,) = required("index")
     values = flags.FLAGS
     if not (values.source or values.text or values.image):
         raise InputError("give --text, --image or both to search by, or --source to index")

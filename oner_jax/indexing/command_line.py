@@ -8,7 +8,6 @@ from absl import flags
 
 from oner_jax import api, configuration
 from oner_jax.data import sources
-from oner_jax.data.command_line import required
 from oner_jax.errors import InputError
 from oner_jax.indexing import making
 from oner_jax.indexing.rows import VIEWS
@@ -16,7 +15,7 @@ from oner_jax.indexing.rows import VIEWS
 
 def define_model_flags() -> None:
     """Of the model."""
-    flags.DEFINE_string("model", None, "run's folder or an export")
+    flags.DEFINE_string("model", str(api.RELEASED), "run's folder or an export")
     flags.DEFINE_string("step", "last", "of a run: which checkpoint; a step, last, or best")
     flags.DEFINE_enum("weights", "online", ["online", "momentum"], "of a run: which weights")
     flags.DEFINE_integer("batch_size", api.BATCH_SIZE, "embedded at once", lower_bound=1)
@@ -32,9 +31,10 @@ def define_flags() -> None:
 
 def chosen_model() -> api.Model:
     """The model that the flags name."""
-    (path,) = required("model")
     values = flags.FLAGS
-    model = api.load(path, step=values.step, weights=values.weights, batch_size=values.batch_size)
+    model = api.load(
+        values.model, step=values.step, weights=values.weights, batch_size=values.batch_size
+    )
     configuration.use_compilation_cache(model.config.compilation_cache)
     return model
 

@@ -1,6 +1,6 @@
 """README's pictures of the page, made again with a trained model:
 
-python -m tests.showing.screenshots --model=runs/demo --output=docs
+python -m tests.showing.screenshots --output=docs
 """
 
 import io
@@ -25,17 +25,16 @@ Act = Callable[[Any], None]
 
 def define_flags() -> None:
     """The program's command line."""
-    flags.DEFINE_string("model", None, "run's folder or an export")
     flags.DEFINE_string("output", None, "folder to write into")
 
 
 def main(_: Sequence[str]) -> None:
     """Serve the embedded pictures and take pictures of the page."""
-    model, output = required("model", "output")
+    (output,) = required("output")
     acts: dict[str, Act] = {"words": by_words, "both": by_both, "map": the_map}
     with (
         tempfile.TemporaryDirectory() as folder,
-        served(Path(folder), f"--model={model}") as server,
+        served(Path(folder)) as server,
     ):
         for name, act in acts.items():
             shoot(server, Path(output) / f"page-{name}.png", act)

@@ -241,7 +241,6 @@ def test_too_few_pictures_make_no_map(model, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        ([], "--model is missing"),
         (["--model=/nowhere"], "/nowhere holds no run"),
         (["--images=/nowhere"], "/nowhere: no such file or directory"),
         (["--images=embedded:none"], "there is embedded:"),
