@@ -2,7 +2,7 @@
 
     import oner_jax
 
-    model = oner_jax.load()                       # the released one; or of a run or an export
+    model = oner_jax.load()                       # the released one; or give a run or an export
     pictures = model.embed(images=["one.jpg", "two.jpg"])
     texts = model.embed(texts=["a red bicycle", "two cats"])
     model.similarity(pictures, texts)             # cosines, [2, 2]
@@ -45,6 +45,7 @@ Pictures = Picture | Sequence[Picture]
 Texts = str | Sequence[str]
 
 BATCH_SIZE = 128
+
 RELEASED = Path(__file__).parent / "released" / "demo"
 """The model that comes with the package; its README.md says how it was made and how good it is."""
 

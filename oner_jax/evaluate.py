@@ -12,7 +12,6 @@ still go on, and ends with them. `--datasets=cifar10,coco` takes public benchmar
 (docs/datasets.md), `--boxes=FILE.jsonl` pictures with boxes (see `oner_jax.data.boxes`).
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from oner_jax.evals.following import follow
 from oner_jax.evals.table import aligned, by_label, text_table
 from oner_jax.evals.tasks import TASK_SETS, TASKS
 from oner_jax.parallel import distributed
+from oner_jax.training.workdir import command_line
 
 WORKDIR = flags.DEFINE_list("workdir", [], "Folders of the runs to evaluate.")
 STEPS = flags.DEFINE_list("steps", ["last"], "Checkpoints: numbers, all, best or last.")
@@ -89,7 +89,7 @@ def main(_: Sequence[str]) -> None:
         untrained=UNTRAINED_TOO.value,
         force=FORCE.value,
         out=OUT.value,
-        command=" ".join(["python -m oner_jax.evaluate", *sys.argv[1:]]),
+        command=command_line("oner_jax.evaluate"),
     )
     with distributed.session():
         if FOLLOW.value:

@@ -5,8 +5,6 @@ checkpoint; data order, masks and result are those of a run that never stopped.
 """
 
 import functools
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -90,7 +88,7 @@ def train(config: ConfigDict, folder: epath.Path, stop: StopRequest) -> TrainSta
             parameters = recipe.abstract.parameters
             workdir.write_manifest(
                 folder,
-                command=_command(),
+                command=workdir.command_line("oner_jax.train"),
                 mesh=recipe.mesh,
                 parameters=parameters,
                 data=data,
@@ -129,12 +127,9 @@ def _evaluates(recipe: Recipe, folder: epath.Path) -> Evaluates | None:
     from oner_jax.evals.in_loop import InLoop
     from oner_jax.evals.suite import Origin
 
-    return InLoop(recipe, folder, Origin(_command(), workdir.revision()))
-
-
-def _command() -> str:
-    """What was said to start this run, or to continue it."""
-    return shlex.join(["python", "-m", "oner_jax.train", *sys.argv[1:]])
+    return InLoop(
+        recipe, folder, Origin(workdir.command_line("oner_jax.train"), workdir.revision())
+    )
 
 
 def _first_state(

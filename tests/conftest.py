@@ -36,15 +36,15 @@ install_import_hook("oner_jax", "beartype.beartype")
 settings.register_profile("oner_jax", deadline=None, max_examples=25)
 settings.load_profile("oner_jax")
 
-STATM = Path("/proc/self/statm")  # of Linux alone
 KEPT_BYTES = 1.5 * 2**30
 
 
 @pytest.fixture(autouse=True, scope="module")
 def few_compiled_programs() -> Iterator[None]:
     """Programs of the modules before are let go of: all together would take gigabytes."""
+    from oner_jax.data.timing.delivery import resident_bytes
+
     yield
-    pages = int(STATM.read_text().split()[1]) if STATM.exists() else 0
-    if pages * os.sysconf("SC_PAGE_SIZE") > KEPT_BYTES:
+    if resident_bytes() > KEPT_BYTES:
         jax.clear_caches()
         gc.collect()

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import oner_jax
+from oner_jax import embed
 from oner_jax.api import RELEASED
 from oner_jax.data import records
 from oner_jax.evals.captions import caption_gallery
+from tests.data.samples import encoded, picture, run_program
 
 MAXIMUM_BYTES = 15e6
 
@@ -52,3 +54,13 @@ def test_it_finds_as_much_as_its_card_says(model):
 
 def test_it_has_all_views(model):
     assert model.views == {"I", "T", "IT"}
+
+
+def test_programs_take_it_where_no_model_is_named(model, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "one.png").write_bytes(encoded(picture(0), "png"))
+    out = tmp_path / "out"
+    assert run_program(embed, f"--source={photos}", f"--output={out}") == 0
+    found = np.load(out / "embeddings.npy")
+    np.testing.assert_allclose(found, model.embed(images=photos / "one.png"), atol=1e-6)

@@ -24,7 +24,7 @@ def _without_keras() -> Iterator[None]:
     """While TensorFlow is imported, Keras cannot be.
 
     TensorFlow tries to import all of it, which brings scikit-learn and SciPy along: a third of the
-    time that a program here takes to start.
+    time that its import takes.
     """
     if "keras" in sys.modules:
         yield

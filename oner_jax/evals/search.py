@@ -84,7 +84,6 @@ def _count_by_row(
     A sum along rows is a loop of single scores on CPUs. Adding block after block of columns is not,
     and takes a seventh of the time.
     """
-
     width = min(COUNTED_COLUMNS, scores.shape[1])
     blocks = scores.shape[1] // max(1, width)
 

@@ -15,7 +15,9 @@ import contextlib
 import importlib.metadata
 import json
 import math
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -190,6 +192,11 @@ def _check_same_run(workdir: epath.Path, config: ConfigDict) -> None:
             f"{workdir} holds a run of another config ({shown}): "
             "choose another --workdir, or give the same config to continue"
         )
+
+
+def command_line(program: str) -> str:
+    """What was said to this process to start it, as a shell reads it."""
+    return shlex.join(["python", "-m", program, *sys.argv[1:]])
 
 
 def revision() -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from oner_jax.evals.ranking import Matches, best_ranks
-from oner_jax.evals.search import best_of
+from oner_jax.evals.search import COUNTED_COLUMNS, best_of
 
 
 @pytest.mark.parametrize(("gallery", "k"), [(7, 10), (64, 3), (500, 20), (500, 1)])
@@ -35,3 +35,16 @@ def test_many_queries_in_chunks_rank_as_in_one_product():
         # Products in other blocks may round differently where two scores are almost equal.
         assert np.mean(ranks == expected) > 0.999
         assert np.abs(ranks - expected).max() <= 1
+
+
+@pytest.mark.parametrize("items", [COUNTED_COLUMNS, 2 * COUNTED_COLUMNS, 2 * COUNTED_COLUMNS + 7])
+def test_wrong_items_are_counted_wherever_they_stand(items):
+    random = np.random.default_rng(items)
+    # Small integers: products are exact, and there are many ties, which stand in front.
+    queries = random.integers(-2, 3, (13, 4)).astype(np.float32)
+    gallery = random.integers(-2, 3, (items, 4)).astype(np.float32)
+    right = random.integers(0, items, 13)
+    scores = queries @ gallery.T
+    expected = (scores >= scores[np.arange(13), right][:, None]).sum(axis=1)
+    ranks = best_ranks(queries, gallery, Matches.from_pairs(np.arange(13), right, 13))
+    np.testing.assert_array_equal(ranks, expected)

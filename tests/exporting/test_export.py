@@ -149,6 +149,11 @@ def test_an_export_is_evaluated_like_its_run(run, exported):
         assert f"weights are those of `{column}`" in card
 
 
+def test_whoever_may_read_the_config_may_read_the_weights(exported):
+    modes = {(exported / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1
+
+
 def test_the_card_has_the_command_that_trained_it(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     manifest = {"command": "python -m oner_jax.train '--workdir=my run'", "revision": "abc"}

@@ -23,6 +23,8 @@ _MAXIMUM_CUT_GROUP_BYTES = 256 * 2**20
 # Rows may hold images: this many are in memory at once.
 _ROWS_AT_ONCE = 128
 _STREAM_BYTES = 2**20
+# What reading a damaged file raises; names of columns are decoded by no means of Arrow's.
+_DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Rows:
                 opened = pq.ParquetFile(
                     file, buffer_size=_STREAM_BYTES, page_checksum_verification=True
                 )
-            except (pa.ArrowException, OSError) as error:
+            except _DAMAGE as error:
                 raise OSError(f"{self.table.file.path}: {error}") from error
             for rows in self.ranges:
                 yield from self._group_entries(opened, rows)
@@ -84,7 +86,7 @@ class Rows:
             for row in _group_rows(file, rows, self.table.columns):
                 yield self._entry(row, rows.start + rows.first + done)
                 done += 1
-        except (pa.ArrowException, OSError) as error:
+        except _DAMAGE as error:
             if getattr(error, "errno", None):  # the machine's trouble, not the data's
                 raise
             failure = _line(error)
@@ -165,7 +167,7 @@ def _file_parts(
         try:
             parquet = pq.ParquetFile(opened)
             metadata, schema = parquet.metadata, parquet.schema_arrow
-        except (pa.ArrowException, OSError) as error:
+        except _DAMAGE as error:
             if getattr(error, "errno", None):
                 raise
             yield Unreadable(file, Reason.TRUNCATED_ARCHIVE, _line(error))
