@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image, ImageOps
 from oner_jax.data import images
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.data.image_files import ImageOptions, stored_image
+from oner_jax.data.reading.decoding import decoder
 from oner_jax.data.timing.photos import photo
 from tests.data.samples import encoded, on_white, picture
 
@@ -18,8 +21,8 @@ SIZE = 16
 
 
 def decode(file: bytes, box, size: int = SIZE, mirror: bool = False) -> np.ndarray:
-    box = tf.constant(box, tf.int32)
-    return images.decode_crop_resize(tf.constant(file), box, tf.constant(mirror), size).numpy()
+    """As a graph, like training's: there the order of operations is theirs to choose."""
+    return decoder(size)(file, tf.constant(box, tf.int32), mirror).numpy()
 
 
 def files() -> dict[str, bytes]:
@@ -286,6 +289,40 @@ def test_bombs_are_refused_by_their_own_header(image_format):
     # Fewer pixels pass the header, and the file fails or is what it always was.
     unchanged = claiming(image_format, 24, 24)
     assert decode(unchanged, [0, 0, 24, 24]).shape == (SIZE, SIZE, 3)
+
+
+DECODED_IN_A_PROCESS = """
+import resource, sys
+from oner_jax.data.host_tensorflow import tf
+from oner_jax.data.reading.decoding import decoder
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+for name in sys.argv[1:]:
+    file, box = open(name, "rb").read(), tf.constant([0, 0, 8, 8])
+    before = peak()
+    try:
+        decoder(16)(file, box, False)
+        print("decoded", 0)
+    except tf.errors.InvalidArgumentError:
+        print("refused", peak() - before)
+"""
+
+
+def test_bombs_are_refused_before_memory_is_taken_for_them(tmp_path):
+    image = Image.new("RGB", (9000, 9000))
+    names = []
+    for kind, options in (("PNG", {}), ("JPEG", {}), ("WEBP", {"lossless": True, "method": 0})):
+        names.append(tmp_path / kind)
+        names[-1].write_bytes(encoded(image, kind, **options))
+    command = [sys.executable, "-c", DECODED_IN_A_PROCESS, *map(str, names)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for line in done.stdout.splitlines():
+        outcome, kibibytes = line.split()
+        assert outcome == "refused"
+        assert int(kibibytes) < 64 * 1024  # the pixels take 232 MiB, of a PNG as RGBA 309
+    assert done.stdout.count("\n") == len(names)
 
 
 def test_animations_are_refused_before_all_their_pictures_are_decoded():

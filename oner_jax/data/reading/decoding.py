@@ -40,18 +40,20 @@ def decoded(
     threads = threads or available_cores()
 
     @no_autograph
+    def route(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {**batch, "route": images.routes(batch["image"], batch["box"], image_size)}
+
+    @no_autograph
     def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        rest = {key: example[key] for key in example if key not in ("image", "box", "mirror")}
-        pixels = images.decode_crop_resize(
-            example["image"], example["box"], example["mirror"], image_size
-        )
-        return {"image": pixels, **rest}
+        encoded, box, route, mirror = map(example.pop, ("image", "box", "route", "mirror"))
+        pixels = images.decode_crop_resize(encoded, box, route, mirror, image_size)
+        return {"image": pixels, **example}
 
     options = tf.data.Options()
     options.deterministic = True
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
-    dataset = dataset.unbatch().map(decode, num_parallel_calls=threads)
+    dataset = dataset.map(route).unbatch().map(decode, num_parallel_calls=threads)
     if leave_out_failures:
         dataset = dataset.ignore_errors()
     return dataset.batch(batch_size).prefetch(_PREFETCH_BATCHES).with_options(options)
@@ -94,7 +96,8 @@ def decoder(image_size: int) -> Callable[..., tf.Tensor]:
 
     @tf.function(input_signature=signature, autograph=False)
     def decode(encoded: tf.Tensor, box: tf.Tensor, mirror: tf.Tensor) -> tf.Tensor:
-        return images.decode_crop_resize(encoded, box, mirror, image_size)
+        route = images.routes(encoded, box, image_size)
+        return images.decode_crop_resize(encoded, box, route, mirror, image_size)
 
     return decode
 

@@ -43,10 +43,10 @@ def test_records_archives_and_memory_hold_the_same_pairs(material):
 
 def test_the_bare_loop_makes_the_pixels_of_training(material):
     for file, box in zip(material.files, [[0, 0, 480, 640], [7, 9, 400, 300]] * 3, strict=True):
-        bare = throughput._decode_and_resize(224, tf.constant(file), tf.constant(box))
-        ours = images.decode_crop_resize(
-            tf.constant(file), tf.constant(box), tf.constant(False), 224
-        )
+        picture, frame = tf.constant(file), tf.constant(box)
+        bare = throughput._decode_and_resize(224, picture, frame)
+        route = images.routes(picture, frame, 224)
+        ours = images.decode_crop_resize(picture, frame, route, tf.constant(False), 224)
         assert np.array_equal(bare, ours)
 
 
