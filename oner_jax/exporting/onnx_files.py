@@ -8,6 +8,8 @@ import logging
 import warnings
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from oner_jax.errors import InputError
@@ -42,7 +44,7 @@ def write(source: Source, folder: Path) -> None:
     target = folder / DIRECTORY
     target.mkdir()
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
-    weights = named_weights(source)
+    weights = jax.tree.map(jnp.asarray, named_weights(source))
     for view in source.views:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -78,11 +78,14 @@ def expected(model: Model, photos: Path, **query) -> list[str]:
 
 
 def warning(page: Any) -> str:
-    """The newest message on the page, which is closed then."""
-    toast = page.locator(".toast-body").last
-    toast.wait_for()
-    text = toast.inner_text()
-    toast.locator(".toast-close").click()
+    """The newest message on the page, which is closed then, and awaited until it has faded."""
+    toasts = page.locator(".toast-body")
+    toasts.last.wait_for()
+    text, number = toasts.last.inner_text(), toasts.count()
+    toasts.last.locator(".toast-close").click()
+    page.wait_for_function(
+        "number => document.querySelectorAll('.toast-body').length < number", arg=number
+    )
     return text
 
 
