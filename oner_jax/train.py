@@ -4,10 +4,9 @@ Override any key with `--config.KEY=VALUE`. The same command again continues fro
 checkpoint; data order, masks and result are those of a run that never stopped.
 """
 
-import contextlib
 import functools
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -151,7 +150,7 @@ def _first_state(
 
 def _batches_from(
     recipe: Recipe, training_data: "TrainingData", damage: DamageLog, first_step: int
-) -> Generator[Batch, None, None]:
+) -> Iterator[Batch]:
     """The global batches of `first_step` and on; this process makes the rows that it holds."""
     from oner_jax.data import pipeline
     from oner_jax.data.options import DataOptions
@@ -170,10 +169,9 @@ def _batches_from(
         rows={"train": rows["text"].numbers} | {name: own.numbers for name, own in rows.items()},
         opened=training_data,
     )
-    with contextlib.closing(batches):
-        for arrays in batches:
-            damage.add(batches.take_losses())
-            yield Batch(**{name: own.globally(arrays[name]) for name, own in rows.items()})
+    for arrays in batches:
+        damage.add(batches.take_losses())
+        yield Batch(**{name: own.globally(arrays[name]) for name, own in rows.items()})
 
 
 def main(_: Sequence[str]) -> None:

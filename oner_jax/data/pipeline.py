@@ -83,11 +83,6 @@ class TrainingBatches(Iterator[dict[str, np.ndarray]]):
     def __next__(self) -> dict[str, np.ndarray]:
         return {name: array for stream in self._streams for name, array in next(stream).items()}
 
-    def close(self) -> None:
-        """Ends the work ahead. What decoders say of damaged pictures, they have said after it."""
-        for stream in self._streams:
-            stream.close()
-
     def take_losses(self) -> list[Loss]:
         """The examples that were replaced in batches taken since the last call."""
         losses = [loss for stream in self._streams for loss in stream.losses]

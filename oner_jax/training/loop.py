@@ -1,6 +1,6 @@
 """The training loop: batch, step, log, checkpoint, stop."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -38,7 +38,7 @@ class Evaluates(Protocol):
 
 
 # The global batches number s, s + 1, ... for ever.
-BatchesFrom = Callable[[int], Generator[Batch, None, None]]
+BatchesFrom = Callable[[int], Iterator[Batch]]
 
 
 class Loop:
@@ -94,15 +94,8 @@ class Loop:
         """Step to the end.
 
         Raises Preempted when asked to stop, and InputError when too many records are damaged, with
-        a checkpoint of the step at which it did; Diverged when going back does not help. In any
-        case no batch is being made any more.
+        a checkpoint of the step at which it did; Diverged when going back does not help.
         """
-        try:
-            return self._run()
-        finally:
-            self._batches.close()
-
-    def _run(self) -> TrainState:
         self._damage.require_few(self._step)
         # A checkpoint may have been made just before the run would have gone back.
         skips = read_skips(self._step, guards.counts(self._state.guard))
@@ -182,8 +175,7 @@ class Loop:
         """Go back to before the bad steps, and on with the batches after theirs."""
         self._rollbacks.require_one_more(skips)
         with self._goodput.spending("initialisation"):
-            self._batches.close()
-            del self._state  # room for the one that comes in its place
+            del self._state, self._batches  # room for those that come in their place
             self._state, self._step, position = self._rollbacks.go_back(
                 skips, self._recipe, self._checkpoints
             )

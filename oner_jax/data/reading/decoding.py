@@ -71,14 +71,10 @@ class ArrayIterator(Iterator[dict[str, np.ndarray]]):
         wanted = tf.Variable(True, trainable=False)
         dataset = build(steps.take_while(no_autograph(lambda _: wanted.read_value())))
         self._arrays = dataset.as_numpy_iterator()
-        self._run_dry = weakref.finalize(self, _run_dry, self._arrays, wanted)
+        weakref.finalize(self, _run_dry, self._arrays, wanted)
 
     def __next__(self) -> dict[str, np.ndarray]:
         return next(self._arrays)
-
-    def close(self) -> None:
-        """Ends the work ahead, and waits for what is in flight."""
-        self._run_dry()
 
 
 def _run_dry(arrays: Iterator[dict[str, np.ndarray]], wanted: tf.Variable) -> None:

@@ -69,10 +69,6 @@ class Stream(Iterator[Arrays]):
         self._step += 1
         return {name: found[field] for field, name in self._kind.fields.items()}
 
-    def close(self) -> None:
-        """As `ArrayIterator.close`."""
-        self._chunks.close()
-
     def _rows_before_marker(self, marker: int) -> Arrays:
         """Of the chunks that tf.data gives; the rows behind the marker are the next step's."""
         parts = []
