@@ -300,7 +300,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 for name in sys.argv[1:]:
-    file, box = open(name, "rb").read(), tf.constant([0, 0, 8, 8])
+    file, box = open(name, "rb").read(), tf.constant([0, 0, 9000, 9000])
     before = peak()
     try:
         decoder(16)(file, box, False)

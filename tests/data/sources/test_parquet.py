@@ -150,12 +150,14 @@ def test_files_that_are_no_parquet(tmp_path):
     (tmp_path / "2.parquet").write_bytes(b"")
     write(tmp_path, numbered(0), "3.parquet")
     (tmp_path / "4.parquet").write_bytes(b"<html>404</html>")
+    (tmp_path / "5.parquet").write_bytes(whole.replace(b"caption", b"\x80aption"))  # no UTF-8
     found = read(tmp_path)
     assert [entry.id for entry in examples_of(found)] == [f"0/{n:08d}" for n in range(1, 6)]
     assert reasons(found) == [
         Reason.TRUNCATED_ARCHIVE,
         Reason.EMPTY_ARCHIVE,
         Reason.EMPTY_ARCHIVE,
+        Reason.TRUNCATED_ARCHIVE,
         Reason.TRUNCATED_ARCHIVE,
     ]
 
