@@ -21,15 +21,20 @@ def get_config(argument: str = "b16") -> ConfigDict:
     )
     data = f",data={recipe.options['data']}" if recipe.options["data"] else ""
     config = oner.get_config(f"{recipe.size},architecture=two_towers,terms=itc{data}")
+    make_clip(config)
+    if recipe.options["sigmoid"]:
+        config.objective.form = "sigmoid"
+        # SigLIP starts at scale 10 and bias -10: nearly every pair is a negative.
+        config.objective.temperature, config.objective.logit_bias = 0.1, -10.0
+    return config
+
+
+def make_clip(config: ConfigDict) -> None:
+    """Turn a recipe of two towers with ITC into CLIP's: what differs is set in place."""
     model, objective = config.model, config.objective
-    # One linear layer to the shared space and nothing after it.
+    # One linear layer to the shared space and nothing after it; the hidden width is unused.
     model.projection_layers = 1
-    model.projection_hidden_width = model.predictor_hidden_width = 0
+    model.predictor_hidden_width = 0
     model.learned_logits = True
     objective.key_source = "online"
     objective.temperature = 0.07
-    if recipe.options["sigmoid"]:
-        objective.form = "sigmoid"
-        # SigLIP starts at scale 10 and bias -10: nearly every pair is a negative.
-        objective.temperature, objective.logit_bias = 0.1, -10.0
-    return config

@@ -1,13 +1,19 @@
-"""The paper's ladder: what each term and each architecture brings, all else being equal.
+"""The paper's ladder: what each term and each architecture contributes, everything else equal.
 
-Use as `--config=configs/ladder.py:SIZE[,arm=NAME][,data=DIR]` to train one arm, or run all of them:
+Use as `--config=configs/ladder.py:LENGTH[,arm=NAME][,data=DIR]` to train one arm, or run all of them:
 
-    python -m launch.sweep --sweep=configs/ladder.py:cpu --workdir=runs/ladder
+    python -m launch.sweep --sweep=configs/ladder.py:epochs40 --workdir=runs/ladder/epochs40
 
-Sizes are `tiny` (the tests) and `cpu` (two cores, what RESULTS.md measures). Every arm has the same
-data, steps, batch, order of examples, temperature, momentum, optimizer and schedule; none is tuned.
-Exceptions are what an arm is about: `clip`, the plain baseline, has no momentum twin and learns its
-temperature, `*_no_predictor` lack the predictor, and `transfer_*` have a quarter of the pairs.
+Lengths:
+
+    tiny        4 steps, for the tests
+    epochs11    2,400 steps (11 epochs of the embedded pairs): every arm
+    epochs40    8,766 steps (40 epochs, the paper's length): the central arms, and the temperatures
+
+Every arm has the data, steps, batch, order of examples, temperature, momentum, optimizer and
+schedule of `BASE`; none is tuned. The exceptions are what an arm is about: `clip`, the plain
+baseline, has no momentum encoder and learns its temperature; `*_predictor` arms have a predictor;
+`*_temperature_*` arms another temperature; and `transfer_*` arms a quarter of the pairs.
 """
 
 import dataclasses
@@ -19,9 +25,39 @@ from oner_jax.configuration import nearest, parse_recipe_argument
 from oner_jax.errors import InputError
 from oner_jax.sweeps import Look, Sweep, Trial
 
-SIZES = ("tiny", "cpu")
-TOTAL_STEPS = {"tiny": 4, "cpu": 400}
-EARLY_STEP = {"tiny": 2, "cpu": 50}  # METHOD section 3: the space at epoch 4 and at epoch 40
+TOTAL_STEPS = {"tiny": 4, "epochs11": 2400, "epochs40": 8766}
+# The paper shows the space at epoch 4 and at epoch 40 (docs/method.md, "What the paper finds").
+EARLY_STEP = {"tiny": 2, "epochs11": 877, "epochs40": 877}
+
+PREDICTOR_HIDDEN_WIDTH = 384
+
+# Shared by every arm. It stands here in full, so that the demo's recipe can change without the
+# tables of RESULTS.md becoming those of another recipe.
+BASE = {
+    "batch_size": 64,
+    "log_interval_steps": 50,
+    "data.crop_min_fraction": 0.7,
+    "model.stem": "convolution",
+    "model.stem_width": 64,
+    "model.stem_first_stride": 4,
+    "model.width": 128,
+    "model.depth": 2,
+    "model.heads": 2,
+    "model.mlp_width": 512,
+    "model.patch_size": 16,
+    "model.image_size": 48,
+    "model.text_tokens": 10,
+    "model.projection_hidden_width": 384,
+    "model.projection_width": 128,
+    "model.predictor_hidden_width": 0,
+    "objective.temperature": 0.2,
+    "objective.image_mask_fraction": 0.11,
+    "objective.image_mask_block_patches": 1,
+    "optimizer.learning_rate_per_256_examples": 8e-3,
+    "momentum.start": 0.5,
+    "momentum.end": 0.99,
+}
+MASKED_TERMS_WEIGHT = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,110 +65,142 @@ class Arm:
     """One row of the ladder: its name in tables and what it trains."""
 
     label: str
-    architecture: str
     terms: str
-    predictor: bool = True
+    architecture: str = "one_tower"
+    predictor: bool = False
+    temperature: float = 0.0  # 0: BASE's
     paired_fraction: float = 1.0
-    captions_alone: bool = False
+    text_only: bool = False
 
 
-ARMS = {
-    # The ablation of objectives, one tower with one head throughout (METHOD section 2).
-    "naive": Arm("one tower: ITC", "one_tower", "itc"),
-    "xmc": Arm("+ XMC", "one_tower", "itc+xmc"),
-    "xmc_cic": Arm("+ XMC + CIC", "one_tower", "itc+xmc+cic"),
-    "cmc": Arm("+ CMC", "one_tower", "itc+cmc"),
-    "oner": Arm("OneR: + CMC + masked modelling", "one_tower", "itc+cmc+mim+mlm+mmm"),
-    # The other reading of XMC: mix against mix.
-    "xmc_mixed": Arm("+ XMC, mix against mix", "one_tower", "itc+xmc_mixed"),
-    # METHOD's predictor is likely, not known, and may take the way from one modality to the other
-    # upon itself: then what is embedded, the projection before it, need not agree.
-    "naive_no_predictor": Arm("ITC, no predictor", "one_tower", "itc", predictor=False),
-    "cmc_no_predictor": Arm("+ CMC, no predictor", "one_tower", "itc+cmc", predictor=False),
-    "oner_no_predictor": Arm(
-        "OneR, no predictor", "one_tower", "itc+cmc+mim+mlm+mmm", predictor=False
-    ),
-    "two_towers_no_predictor": Arm(
-        "two towers: ITC, no predictor", "two_towers", "itc", predictor=False
-    ),
-    # The architectures, each with as much of the objective as it can serve.
-    "two_towers": Arm("two towers: ITC", "two_towers", "itc"),
-    "two_towers_masked": Arm("two towers: ITC + MIM + MLM", "two_towers", "itc+mim+mlm"),
-    "two_legs": Arm("two legs: ITC + CMC", "two_legs", "itc+cmc"),
-    "two_heads": Arm("one tower, two heads: ITC", "one_tower_two_heads", "itc"),
-    "two_heads_cmc": Arm("one tower, two heads: ITC + CMC", "one_tower_two_heads", "itc+cmc"),
-    "clip": Arm("CLIP", "two_towers", "itc"),
-    # Cross-modal transfer: a quarter of the pairs, then with the captions of the others besides.
-    **{
-        f"transfer_{heads}{suffix}": Arm(
-            f"{label}, a quarter of the pairs{more}",
-            architecture,
-            "itc+cmc+mlm",
-            paired_fraction=0.25,
-            captions_alone=bool(suffix),
-        )
-        for heads, label, architecture in (
-            ("one_head", "one head", "one_tower"),
-            ("two_heads", "two heads", "one_tower_two_heads"),
-        )
-        for suffix, more in (("", ""), ("_captions", " + captions alone"))
-    },
+_MASKED = "mim+mlm+mmm"
+
+# The paper's ablation: one tower with one head throughout, and what it is compared with.
+CENTRAL = {
+    "naive": Arm("one tower: ITC", "itc"),
+    "xmc": Arm("+ XMC", "itc+xmc"),
+    "xmc_cic": Arm("+ XMC + CIC", "itc+xmc+cic"),
+    "cmc": Arm("+ CMC", "itc+cmc"),
+    "oner": Arm("OneR: + CMC + masked modelling", f"itc+cmc+{_MASKED}"),
+    "oner_xmc": Arm("OneR + XMC", f"itc+xmc+cmc+{_MASKED}"),
+    "two_towers": Arm("two towers: ITC", "itc", "two_towers"),
+    "clip": Arm("CLIP", "itc", "two_towers"),
+}
+# The other reading of XMC, and the other architectures with as much of the objective as each serves.
+OTHERS = {
+    "xmc_mixed": Arm("+ XMC, mix against mix", "itc+xmc_mixed"),
+    "two_towers_masked": Arm("two towers: ITC + MIM + MLM", "itc+mim+mlm", "two_towers"),
+    "two_heads": Arm("one tower, two heads: ITC", "itc", "one_tower_two_heads"),
+    "two_heads_cmc": Arm("one tower, two heads: ITC + CMC", "itc+cmc", "one_tower_two_heads"),
+    "two_legs": Arm("two legs: ITC + CMC", "itc+cmc", "two_legs"),
 }
 
 
-def get_config(argument: str = "cpu") -> ConfigDict:
-    """The recipe of one arm."""
-    recipe = parse_recipe_argument(argument, sizes=SIZES, options={"arm": "oner", "data": ""})
-    name = str(recipe.options["arm"])
+def _with_predictor(arms: dict[str, Arm]) -> dict[str, Arm]:
+    return {
+        f"{name}_predictor": dataclasses.replace(
+            arm, label=f"{arm.label}, predictor", predictor=True
+        )
+        for name, arm in arms.items()
+        if name != "clip"
+    }
+
+
+# Cross-modal transfer: a quarter of the pairs, then with the captions of the others in addition.
+TRANSFER = {
+    f"transfer_{heads}{suffix}": Arm(
+        f"{label}, a quarter of the pairs{more}",
+        "itc+cmc+mlm",
+        architecture,
+        paired_fraction=0.25,
+        text_only=bool(suffix),
+    )
+    for heads, label, architecture in (
+        ("one_head", "one head", "one_tower"),
+        ("two_heads", "two heads", "one_tower_two_heads"),
+    )
+    for suffix, more in (("", ""), ("_captions", " + captions without images"))
+}
+TEMPERATURES = {
+    f"{name}_temperature_{value:.2f}": dataclasses.replace(
+        CENTRAL[name], label=f"{CENTRAL[name].label}, temperature {value}", temperature=value
+    )
+    for name in ("naive", "oner")
+    for value in (0.07, 0.1)
+}
+
+ARMS = {
+    **CENTRAL,
+    **_with_predictor(CENTRAL),
+    **OTHERS,
+    **TRANSFER,
+    **_with_predictor(OTHERS),
+    **TEMPERATURES,
+}
+ARMS_BY_LENGTH = {
+    "tiny": tuple(ARMS),
+    "epochs11": tuple(name for name in ARMS if name not in TEMPERATURES),
+    "epochs40": (*CENTRAL, *TEMPERATURES),
+}
+
+
+def get_config(argument: str = "epochs11") -> ConfigDict:
+    """Return the recipe of one arm. Raise InputError for an unknown arm, naming the nearest."""
+    recipe = parse_recipe_argument(
+        argument, sizes=tuple(TOTAL_STEPS), options={"arm": "oner", "data": ""}
+    )
+    name, length = str(recipe.options["arm"]), recipe.size
     if name not in ARMS:
         raise InputError(f"unknown arm {name!r}{nearest(name, ARMS)}: arms are {', '.join(ARMS)}")
-    base = "tiny" if recipe.size == "tiny" else "demo"
-    base += f",data={recipe.options['data']}" if recipe.options["data"] else ""
-    if name == "clip":
-        config = clip.get_config(base)
-    else:
-        arm = ARMS[name]
-        config = oner.get_config(f"{base},architecture={arm.architecture},terms={arm.terms}")
-        if not arm.predictor:
-            config.model.predictor_hidden_width = 0
-        config.data.paired_fraction = arm.paired_fraction
-    if recipe.size == "tiny":
+    arm = ARMS[name]
+    data = f",data={recipe.options['data']}" if recipe.options["data"] else ""
+    config = oner.get_config(f"tiny,architecture={arm.architecture},terms={arm.terms}{data}")
+    if length == "tiny":
         config.batch_size = 16
         config.data.evaluation = {"val": config.data.evaluation["val"]}
+        config.model.predictor_hidden_width = 0
     else:
-        config.batch_size = 64
-    if ARMS[name].captions_alone:
+        config.update_from_flattened_dict(BASE)
+        for term in ("mim", "mlm", "mmm"):
+            config.objective.weights[term] *= MASKED_TERMS_WEIGHT
+    if name == "clip":
+        clip.make_clip(config)
+    if arm.predictor:
+        config.model.predictor_hidden_width = PREDICTOR_HIDDEN_WIDTH
+    if arm.temperature:
+        config.objective.temperature = arm.temperature
+    config.data.paired_fraction = arm.paired_fraction
+    if arm.text_only:
         config.data.text_only_batch_size = config.batch_size
-    config.total_steps = TOTAL_STEPS[recipe.size]
-    config.log_interval_steps = config.total_steps // 4
-    config.checkpoint.interval_steps = EARLY_STEP[recipe.size]
+    config.total_epochs, config.total_steps = 0.0, TOTAL_STEPS[length]
+    config.checkpoint.interval_steps = EARLY_STEP[length]
     # Every one, because early ones are looked at too.
-    config.checkpoint.keep = config.total_steps // config.checkpoint.interval_steps
+    config.checkpoint.keep = -(-config.total_steps // config.checkpoint.interval_steps)
     return config
 
 
-def get_sweep(argument: str = "cpu") -> Sweep:
-    """Every arm; an option `data=DIR` is passed on to each."""
-    size = parse_recipe_argument(argument, sizes=SIZES, options={"data": ""}).size
-    early, last = EARLY_STEP[size], TOTAL_STEPS[size]
+def get_sweep(argument: str = "epochs11") -> Sweep:
+    """Return every arm of a length; an option `data=DIR` is passed on to each."""
+    length = parse_recipe_argument(argument, sizes=tuple(TOTAL_STEPS), options={"data": ""}).size
+    early, last = EARLY_STEP[length], TOTAL_STEPS[length]
+    # The space early and late; these looks are of the first seed.
     maps = tuple(
-        Look(trial, ("map",), "val", step)
-        for trial, step in (("naive", last), ("cmc", early), ("cmc", last))
+        Look(arm, ("map",), "val", step)
+        for arm in ("naive_predictor", "naive", "xmc", "cmc", "oner", "oner_xmc")
+        if arm in ARMS_BY_LENGTH[length]
+        for step in (early, last)
     )
     properties = tuple(
-        Look(trial, ("localisation", "reasoning", "multimodal"), "val", every_seed=True)
-        for trial in (
-            *("oner", "two_towers", "two_towers_masked"),
-            *("oner_no_predictor", "two_towers_no_predictor"),
-        )
+        Look(arm, ("localisation", "reasoning", "multimodal"), "val", every_seed=True)
+        for arm in ("naive", "xmc", "cmc", "oner", "oner_xmc", "two_towers", "clip")
     )
     return Sweep(
         trials=tuple(
-            Trial(name=name, label=arm.label, recipe=f"configs/ladder.py:{argument},arm={name}")
-            for name, arm in ARMS.items()
+            Trial(name, f"configs/ladder.py:{argument},arm={name}", label=ARMS[name].label)
+            for name in ARMS_BY_LENGTH[length]
         ),
-        seeds=(0,) if size == "tiny" else (0, 1, 2),
+        seeds=(0,) if length == "tiny" else (0, 1, 2),
         tasks=("retrieval", "geometry"),
-        looks=(*maps, *properties) if size == "cpu" else maps[:1],
+        looks=maps[:1] if length == "tiny" else (*maps, *properties),
         report="ladder",
     )
