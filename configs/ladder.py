@@ -1,6 +1,6 @@
 """The paper's ladder: what each term and each architecture contributes, everything else equal.
 
-Use as `--config=configs/ladder.py:LENGTH[,arm=NAME][,data=DIR]` to train one arm, or run all of them:
+Use as `--config=configs/ladder.py:LENGTH[,arm=NAME][,data=DIR]` to train one arm, or run all:
 
     python -m launch.sweep --sweep=configs/ladder.py:epochs40 --workdir=runs/ladder/epochs40
 
@@ -86,7 +86,7 @@ CENTRAL = {
     "two_towers": Arm("two towers: ITC", "itc", "two_towers"),
     "clip": Arm("CLIP", "itc", "two_towers"),
 }
-# The other reading of XMC, and the other architectures with as much of the objective as each serves.
+# The other reading of XMC, and the other architectures with as much of the objective as they serve.
 OTHERS = {
     "xmc_mixed": Arm("+ XMC, mix against mix", "itc+xmc_mixed"),
     "two_towers_masked": Arm("two towers: ITC + MIM + MLM", "itc+mim+mlm", "two_towers"),

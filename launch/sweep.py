@@ -1,4 +1,4 @@
-"""Run a sweep: `python -m launch.sweep --sweep=configs/ladder.py:cpu --workdir=DIR`.
+"""Run a sweep: `python -m launch.sweep --sweep=configs/ladder.py:epochs11 --workdir=DIR`.
 
 Trains and evaluates every trial of the sweep file (see `oner_jax/sweeps.py`) with every seed, all
 trials of the first seed first, and writes `DIR/table.csv`, `DIR/table.md` and, where the sweep asks
@@ -159,7 +159,7 @@ def _on_terminate(*_: object) -> NoReturn:
 def main(_: Sequence[str]) -> None:
     """Run, write the tables, name what failed."""
     if SWEEP.value is None:
-        raise InputError("--sweep is missing: name a sweep file, for example configs/ladder.py:cpu")
+        raise InputError("--sweep is missing: name a sweep file, for example configs/ladder.py:epochs11")
     if WORKDIR.value is None:
         raise InputError("--workdir is missing: name a folder for the sweep")
     sweep, folder = load_sweep(SWEEP.value), Path(WORKDIR.value)

@@ -3,18 +3,21 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from ml_collections import ConfigDict
 from scipy.stats import ttest_rel
 
-from configs.ladder import ARMS, get_config, get_sweep
+from configs.ladder import ARMS, ARMS_BY_LENGTH, BASE, get_config, get_sweep
 from oner_jax.errors import InputError
-from oner_jax.evals import ladder, ladder_figures, metric_wording, sweep_report
+from oner_jax.evals import claims, ladder, ladder_figures, metric_wording, sweep_report
+from oner_jax.evals.claims import Claim, Side
 from oner_jax.evals.geometry import Views, geometry
-from oner_jax.evals.ladder import Claim, Side, Verdict, judge
+from oner_jax.evals.ladder import Verdict, judge
 from oner_jax.evals.measurement import Measurement
 from oner_jax.evals.ranking import unit_vectors
 from oner_jax.evals.retrieval import RECALL_AT
@@ -149,7 +152,7 @@ def test_every_claim_names_an_arm_and_something_measured():
         for question in metric_wording.QUESTIONS
         for query in metric_wording.QUERIES
     }
-    for claim in (*ladder.CLAIMS, *ladder.PROPERTY_CLAIMS):
+    for claim in (*claims.CLAIMS, *claims.PROPERTY_CLAIMS):
         for side in (claim.more, claim.less):
             assert side.arm in ARMS
             assert side.metric in measured
@@ -197,39 +200,59 @@ def test_a_claim_may_compare_what_two_arms_gain(tmp_path):
     assert judge(rows[:3], [claim]) == []
 
 
-def test_arms_differ_in_architecture_and_terms_alone():
-    configs = {name: get_config(f"cpu,arm={name}") for name in ARMS}
-    own = configs.pop("oner").to_dict()
-    for name, config in configs.items():
-        other = config.to_dict()
-        if name.startswith("transfer_"):
-            assert other["data"].pop("paired_fraction") == 0.25
-            captions = other["data"].pop("text_only_batch_size")
-            assert captions == (64 if name.endswith("_captions") else 0)
-            other["data"] |= {"paired_fraction": 1.0, "text_only_batch_size": 0}
-        for key in set(own) - {"model", "objective"}:
-            assert other[key] == own[key], (name, key)
-        if name == "clip":
-            continue
-        if not ARMS[name].predictor:
-            assert other["model"].pop("predictor_hidden_width") == 0
-        same = {key: own["model"][key] for key in other["model"]}
-        assert other["model"] | {"architecture": ""} == same | {"architecture": ""}
-        assert other["objective"] | {"weights": {}} == own["objective"] | {"weights": {}}
+def test_arms_differ_only_in_what_they_are_about():
+    """Against `oner`: a change outside what an arm is about would spoil every comparison."""
+    about = {
+        "clip": {"model.projection_layers", "model.learned_logits", "objective.key_source"},
+        "transfer": {"data.paired_fraction", "data.text_only_batch_size"},
+        "predictor": {"model.predictor_hidden_width"},
+        "temperature": {"objective.temperature"},
+    }
+    about["clip"] |= {"objective.temperature"}
+    own = _flat(get_config("epochs11"))
+    for name in ARMS:
+        other = _flat(get_config(f"epochs11,arm={name}"))
+        differing = {key for key in own if other[key] != own[key]}
+        differing = {key for key in differing if not key.startswith("objective.weights.")}
+        allowed = {"model.architecture"}
+        for part, keys in about.items():
+            allowed |= keys if part in name else set()
+        assert differing <= allowed, name
+        assert ("predictor" in name) == (other["model.predictor_hidden_width"] > 0)
 
 
-def test_the_sweep_trains_every_arm_as_a_recipe():
-    sweep = get_sweep("cpu")
-    assert [trial.name for trial in sweep.trials] == list(ARMS)
-    assert len(sweep.seeds) >= 3
-    config = get_config("cpu")
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    return {
+        f"{group}.{key}" if isinstance(part, ConfigDict) else group: value
+        for group, part in config.items()
+        for key, value in (_flat(part) if isinstance(part, ConfigDict) else {"": part}).items()
+    }
+
+
+def test_the_demo_may_change_without_moving_the_ladder():
+    """BASE names every key in which the ladder differs from the recipe it is laid upon."""
+    for key, value in BASE.items():
+        assert _flat(get_config("epochs40"))[key] == value
+
+
+@pytest.mark.parametrize("length", ARMS_BY_LENGTH)
+def test_the_sweep_trains_every_arm_as_a_recipe(length):
+    sweep = get_sweep(length)
+    assert [trial.name for trial in sweep.trials] == list(ARMS_BY_LENGTH[length])
+    config = get_config(length)
     for look in sweep.looks:
+        assert look.trial in ARMS_BY_LENGTH[length]
         if look.step != "last":
             assert isinstance(look.step, int)
-            assert look.step % config.checkpoint.interval_steps == 0
+            saved = look.step % config.checkpoint.interval_steps == 0
+            assert saved or look.step == config.total_steps
             assert look.step <= config.total_steps
+    assert config.total_steps / config.checkpoint.interval_steps <= config.checkpoint.keep
+
+
+def test_an_unknown_arm_is_refused_by_name():
     with pytest.raises(InputError, match=r"unknown arm 'xmcc' \(did you mean 'xmc'\?\)"):
-        get_config("cpu,arm=xmcc")
+        get_config("epochs11,arm=xmcc")
 
 
 def test_a_grid_has_every_combination():
