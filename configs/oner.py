@@ -63,6 +63,18 @@ def get_config(argument: str = "b16") -> ConfigDict:
     data.tokenizer = "embedded"
     data.crop_min_fraction = 0.5
     data.flip = True
+    # Further changes of images, by strength; 0 leaves one out. On a white ground each image is
+    # scaled by a factor from 1 / (1 + scale) to 1 + scale, shifted by at most `shift` of its side
+    # and rotated; each channel is multiplied by a factor from 1 - colour_scale to 1 + colour_scale
+    # and shifted by at most `colour_offset` of its range; a fraction becomes grey.
+    data.augment = {
+        "scale": 0.0,
+        "shift": 0.0,
+        "rotation_degrees": 0.0,
+        "colour_scale": 0.0,
+        "colour_offset": 0.0,
+        "grey_fraction": 0.0,
+    }
     data.shuffle_captions = recipe.options["shuffle_captions"]
     # Beside pairs each step takes this many pictures alone, for MIM, and captions alone, for MLM:
     # of these data or, where "", of the pairs that paired_fraction below 1 leaves out.

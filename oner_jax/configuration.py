@@ -113,6 +113,11 @@ def check_recipe_argument(arguments: Sequence[str]) -> None:
 RANGES = {
     "accumulation_steps": (1, math.inf),
     "batch_size": (1, math.inf),
+    "data.augment.colour_*": (0, 1),
+    "data.augment.grey_fraction": (0, 1),
+    "data.augment.rotation_degrees": (0, 180),
+    "data.augment.scale": (0, 1),
+    "data.augment.shift": (0, 1),
     "data.crop_min_fraction": (1e-3, 1),
     "data.maximum_damaged_fraction": (0, 1),
     "data.threads": (0, 4096),

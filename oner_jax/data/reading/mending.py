@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from oner_jax.data.host_tensorflow import tf
+from oner_jax.data.options import AugmentOptions
 from oner_jax.data.reading import damage
 from oner_jax.data.reading.damage import DamagedRecord
 from oner_jax.data.reading.decoding import FEATURES, as_strings, decoder
@@ -36,9 +37,10 @@ class Mended:
 class Mender:
     """Makes single examples of a kind of data. Safe to use from several threads."""
 
-    def __init__(self, kind: Kind, reader: Reader, image_size: int):
+    def __init__(self, kind: Kind, reader: Reader, image_size: int, augment: AugmentOptions):
         self._kind, self._reader = kind, reader
-        self._decode = decoder(image_size)
+        self._decode = decoder(image_size, augment)
+        self._augments = augment.is_active
 
     def make(self, position: int) -> Mended:
         """The example at a position, or its replacement. Raises InputError if there is none."""
@@ -74,8 +76,9 @@ class Mender:
         if self._kind.pictures:
             if not picture.image:
                 raise self._damaged(picture, damage.NO_PICTURE, "it has no picture")
+            changes = self._reader.changes(positions) if self._augments else ()
             try:
-                pixels = self._decode(picture.image, boxes[0], mirror[0])
+                pixels = self._decode(picture.image, boxes[0], mirror[0], *changes)
             except _FAILURES as error:
                 raise self._damaged(picture, damage.UNDECODABLE, error) from error
             arrays["image"] = pixels.numpy()[np.newaxis]

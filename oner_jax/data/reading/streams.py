@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Int64
 
+from oner_jax.data import augmentation
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.data.options import DataOptions
 from oner_jax.data.reading.damage import Loss
@@ -58,7 +59,7 @@ class Stream(Iterator[Arrays]):
         build = functools.partial(_dataset, kind, reader, data, self._positions, len(rows))
         self._chunks = ArrayIterator(tf.data.Dataset.counter(first_step), build)
         self._rest: Arrays | None = None
-        self._mender = Mender(kind, reader, data.image_size)
+        self._mender = Mender(kind, reader, data.image_size, data.augment)
         self._pool = ThreadPoolExecutor(data.threads or None)
 
     def __next__(self) -> Arrays:
@@ -166,7 +167,14 @@ def _dataset(
     dataset = steps.map(load, num_parallel_calls=2)
     if not kind.pictures:
         return dataset.prefetch(1)
-    return decoded(dataset, data.image_size, rows + 1, data.threads, leave_out_failures=True)
+    return decoded(
+        dataset,
+        data.image_size,
+        rows + 1,
+        data.threads,
+        augment=data.augment,
+        leave_out_failures=True,
+    )
 
 
 @no_autograph
@@ -204,4 +212,7 @@ def _prepared(
         return {name: tf.boolean_mask(tensor, has_text) for name, tensor in rows.items()}
     box.set_shape([None, 4])
     mirror.set_shape([None])
+    if data.augment.is_active:
+        rows["change"] = tf.numpy_function(reader.changes, [position], tf.float32)
+        rows["change"].set_shape([None, augmentation.NUMBERS])
     return {"image": picture["image"], "box": box, "mirror": mirror, **rows}
