@@ -75,6 +75,10 @@ def get_config(argument: str = "b16") -> ConfigDict:
         "colour_offset": 0.0,
         "grey_fraction": 0.0,
     }
+    # The text of a record that names its concept, for objective.equal_concepts_are_positives: its
+    # label or one of its metadata. A record without it has its caption as its concept; so have all
+    # records where this is "".
+    data.concept_field = "concept"
     data.shuffle_captions = recipe.options["shuffle_captions"]
     # Beside pairs each step takes this many pictures alone, for MIM, and captions alone, for MLM:
     # of these data or, where "", of the pairs that paired_fraction below 1 leaves out.
@@ -114,6 +118,9 @@ def get_config(argument: str = "b16") -> ConfigDict:
     objective.temperature = 0.2
     objective.logit_bias = 0.0
     objective.mask_equal_captions = True
+    # Pairs of one concept (data.concept_field) are each other's positives: the target of the
+    # softmax is spread over all of them.
+    objective.equal_concepts_are_positives = False
     objective.image_mask_fraction = 0.6
     objective.image_mask_block_patches = 2
     objective.word_mask_fraction = 0.15

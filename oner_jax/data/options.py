@@ -49,6 +49,9 @@ class AugmentOptions:
         return self.moves or self.recolours
 
 
+# Features of a record that are not one text (`records.py`).
+_NO_CONCEPTS = ("image", "height", "width", "captions")
+
 # All strengths 0.
 UNCHANGED = AugmentOptions()
 
@@ -65,7 +68,9 @@ class DataOptions:
     `flip` mirrors half of the pictures, but none with a caption that names left or right; `augment`
     changes pictures further, those of pairs and those without captions.
     `shuffle_captions` is a control: every picture gets another picture's captions, always the
-    same one's. `threads` 0 stands for all cores.
+    same one's. With `reads_concepts`, each pair has the hash of its concept, by the record's field
+    `concept_field`; a record without that field has its caption's hash, and so has every record
+    where the field is "". `threads` 0 stands for all cores.
     """
 
     train: str
@@ -81,11 +86,18 @@ class DataOptions:
     image_only_batch_size: int = 0
     text_only: str = ""
     text_only_batch_size: int = 0
+    reads_concepts: bool = False
+    concept_field: str = ""
     threads: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.paired_fraction <= 1:
             raise InputError(f"data.paired_fraction={self.paired_fraction} is not in (0, 1]")
+        if self.concept_field in _NO_CONCEPTS:
+            raise InputError(
+                f"data.concept_field={self.concept_field} is not a text of a record: name its "
+                'label or one of its metadata, or give "" to compare captions'
+            )
         for key in ("image_only", "text_only"):
             named, size = getattr(self, key), getattr(self, f"{key}_batch_size")
             if size < 0:
@@ -106,10 +118,14 @@ class DataOptions:
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> "DataOptions":
-        """The options of a run's config: its `data` section, and the model's input sizes."""
+        """The options of a run's config: its `data` section, the model's input sizes, and whether
+        its objective needs concepts.
+        """
         names = {field.name for field in dataclasses.fields(cls)} & set(config.data)
         sizes = {"image_size": config.model.image_size, "text_tokens": config.model.text_tokens}
         values = {name: config.data[name] for name in names}
         if "augment" in values:
             values["augment"] = AugmentOptions.from_config(values["augment"])
-        return cls(**sizes, **values)
+        objective = config.get("objective", {})
+        reads_concepts = objective.get("equal_concepts_are_positives", False)
+        return cls(**sizes, reads_concepts=reads_concepts, **values)

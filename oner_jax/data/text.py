@@ -162,6 +162,14 @@ def caption_hash(texts: Sequence[str]) -> UInt32[np.ndarray, " n"]:
     return np.maximum(np.array(hashes, np.uint32), np.uint32(1))
 
 
+def concept_hash(
+    concepts: Sequence[bytes] | np.ndarray, captions: UInt32[np.ndarray, " n"]
+) -> UInt32[np.ndarray, " n"]:
+    """Return the hash of each concept's name (in UTF-8), or of a nameless one its caption's."""
+    names = [concept.decode(errors="replace") for concept in concepts]
+    return np.where([bool(name) for name in names], caption_hash(names), captions)
+
+
 def train_tokenizer(
     captions: Iterable[str],
     vocabulary_size: int,

@@ -13,7 +13,7 @@ class Batch(NamedTuple):
     """What a step receives from the pipeline.
 
     `image_only` are pictures without a caption and `text_only` captions without a picture, for the
-    terms that need no pair (MIM, MLM).
+    terms that need no pair (MIM, MLM). `concept_hash` is there where equal concepts are positives.
     """
 
     image: UInt8[Array, "b h w 3"]
@@ -21,6 +21,7 @@ class Batch(NamedTuple):
     caption_hash: UInt32[Array, "b"]
     image_only: UInt8[Array, "i h w 3"] | None = None
     text_only: Int[Array, "e length"] | None = None
+    concept_hash: UInt32[Array, "b"] | None = None
 
 
 class BatchRows(NamedTuple):
@@ -46,6 +47,7 @@ class PreparedBatch(NamedTuple):
     row: Int[Array, "b"]
     image_only: MaskedImages | None = None
     text_only: MaskedWords | None = None
+    concept_hash: UInt32[Array, "b"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from oner_jax.errors import InputError
 from oner_jax.models.architectures import ARCHITECTURES, Backbone
@@ -147,7 +147,15 @@ class Objective:
             text_only=None
             if captions is None
             else words(jax.random.fold_in(word_key, 1), captions),
+            concept_hash=self._concepts(batch),
         )
+
+    def _concepts(self, batch: Batch) -> UInt32[Array, "b"] | None:
+        if not self.settings.equal_concepts_are_positives:
+            return None
+        if batch.concept_hash is None:
+            raise ValueError("equal concepts are positives, but the batch has no concepts")
+        return batch.concept_hash
 
     def totals(self, batch: PreparedBatch) -> Scalars:
         """Counts over the global batch that the terms' sums are divided by."""
@@ -236,7 +244,7 @@ class Objective:
         scale, bias = self._logits(model)
         pairs = [pair for term in self.contrastive.values() for pair in term]
         result = contrast(
-            Queries(queries, own, batch.row, batch.caption_hash),
+            Queries(queries, own, batch.row, batch.caption_hash, batch.concept_hash),
             keys,
             tuple(
                 (self.query_sets.index(pair.queries), self.key_sets.index(pair.keys))

@@ -109,6 +109,8 @@ class Recipe:
             "text": ((rows.pairs, shape.text_tokens), jnp.int32),
             "caption_hash": ((rows.pairs,), jnp.uint32),
         }
+        if self.objective.settings.equal_concepts_are_positives:
+            leaves["concept_hash"] = ((rows.pairs,), jnp.uint32)
         if rows.image_only:
             leaves["image_only"] = ((rows.image_only, *pixels), jnp.uint8)
         if rows.text_only:

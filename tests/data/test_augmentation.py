@@ -142,7 +142,7 @@ def test_an_example_made_again_changes_in_the_same_way(options):
     (batch,) = batches(options, 1)
     opened = TrainingData.open(options)
     reader = Reader(opened.mixtures["train"], Tokenizer.load("embedded"), options, SEED)
-    mender = Mender(PAIRS, reader, options.image_size, options.augment)
+    mender = Mender(PAIRS, reader, options)
     for row in range(BATCH):
         np.testing.assert_array_equal(mender.make(row).arrays["image"][0], batch["image"][row])
 

@@ -20,7 +20,13 @@ def recipe(changes, argument: str = "tiny") -> Recipe:
 
 
 def test_a_batch_has_the_rows_that_the_config_names():
-    found = recipe({"data.image_only_batch_size": 8, "data.text_only_batch_size": 24})
+    found = recipe(
+        {
+            "data.image_only_batch_size": 8,
+            "data.text_only_batch_size": 24,
+            "objective.equal_concepts_are_positives": True,
+        }
+    )
     abstract = found.abstract_batch()
     assert {name: len(leaf) for name, leaf in abstract._asdict().items()} == {
         "image": 16,
@@ -28,6 +34,7 @@ def test_a_batch_has_the_rows_that_the_config_names():
         "caption_hash": 16,
         "image_only": 8,
         "text_only": 24,
+        "concept_hash": 16,
     }
 
     def look(leaf):
@@ -37,6 +44,7 @@ def test_a_batch_has_the_rows_that_the_config_names():
     _, metrics = jax.eval_shape(found.step, found.abstract, abstract)
     assert {"loss/mim", "loss/mlm"} <= metrics.keys()
     assert recipe({}).abstract_batch().image_only is None
+    assert recipe({}).abstract_batch().concept_hash is None
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ def run(
     shape=(),
     rules=meshes.DEFAULT_RULES,
     unpaired=False,
+    concepts=False,
     **objective_changes,
 ):
     """Metrics and state after `steps` of one batch on a (slice, data, fsdp, tensor) mesh."""
@@ -46,9 +47,13 @@ def run(
     model = PureModel(settings)
     devices = jax.devices()[: int(np.prod(sizes))]
     mesh = meshes.make_mesh(dict(zip(meshes.AXES, sizes, strict=True)), devices)
-    objective = small.objective(settings, mesh=mesh, **objective_changes)
+    objective = small.objective(
+        settings, mesh=mesh, equal_concepts_are_positives=concepts, **objective_changes
+    )
     step, state = small.training(model, objective, micro_batches=micro_batches, rules=rules)
     batch = small.batch(settings, size=16)
+    if concepts:
+        batch = batch._replace(concept_hash=jnp.arange(1, 17, dtype=jnp.uint32) // 3)
     if unpaired:
         alone = small.batch(settings, size=16, seed=9)
         batch = batch._replace(image_only=alone.image, text_only=alone.text)
@@ -136,6 +141,15 @@ def test_keys_with_gradient_add_up_over_meshes_and_micro_batches(form, sizes, mi
 def test_halves_of_no_pair_add_up_over_meshes_and_micro_batches(arm):
     whole = run((1, 1, 1, 1), unpaired=True, **arm)
     assert_same_step(run((1, 2, 4, 1), 2, unpaired=True, **arm), whole)
+
+
+@pytest.mark.parametrize(
+    ("key_source", "form"),
+    [("momentum", "softmax"), slow("online", "softmax"), slow("online", "sigmoid")],
+)
+def test_positives_of_equal_concepts_add_up_over_meshes_and_micro_batches(key_source, form):
+    arm = dict(concepts=True, weights={"itc": 1.0}, key_source=key_source, form=form)
+    assert_same_step(run((1, 4, 2, 1), 2, **arm), run((1, 1, 1, 1), **arm))
 
 
 def test_a_model_without_a_twin_learns_its_logit_scale():

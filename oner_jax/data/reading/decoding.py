@@ -4,13 +4,15 @@ import contextlib
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from oner_jax.data import augmentation, images
 from oner_jax.data.cores import available_cores
 from oner_jax.data.host_tensorflow import tf
-from oner_jax.data.options import UNCHANGED, AugmentOptions
+from oner_jax.data.options import UNCHANGED, AugmentOptions, DataOptions
+from oner_jax.data.reading.kinds import Kind
 
 # Batches ready ahead of the accelerator; more only costs memory.
 _PREFETCH_BATCHES = 2
@@ -24,6 +26,13 @@ FEATURES = {
     "width": tf.io.FixedLenFeature([], tf.int64),
     "captions": tf.io.RaggedFeature(tf.string),
 }
+
+
+def features_of(kind: Kind, data: DataOptions) -> dict[str, Any]:
+    """Return what is parsed of a record; a field that names its concept is empty by default."""
+    if not (data.reads_concepts and data.concept_field and "concept_hash" in kind.fields):
+        return FEATURES
+    return FEATURES | {data.concept_field: tf.io.FixedLenFeature([], tf.string, "")}
 
 
 def decoded(
