@@ -75,6 +75,10 @@ def get_config(argument: str = "b16") -> ConfigDict:
         "colour_offset": 0.0,
         "grey_fraction": 0.0,
     }
+    # This part of each batch's pairs, a multiple of 1/8, becomes mosaics: two to four images of the
+    # batch on one white ground, captions joined with "and". Captions that do not fit
+    # model.text_tokens together are not joined: the metric mosaic_fraction says how many were.
+    data.mosaic_fraction = 0.0
     # The text of a record that names its concept, for objective.equal_concepts_are_positives: its
     # label or one of its metadata. A record without it has its caption as its concept; so have all
     # records where this is "".

@@ -120,6 +120,7 @@ RANGES = {
     "data.augment.shift": (0, 1),
     "data.crop_min_fraction": (1e-3, 1),
     "data.maximum_damaged_fraction": (0, 1),
+    "data.mosaic_fraction": (0, 1),
     "data.threads": (0, 4096),
     "evaluation.interval_steps": (0, math.inf),
     "log_interval_steps": (1, math.inf),

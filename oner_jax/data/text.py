@@ -43,6 +43,7 @@ UNKNOWN_ID = 1
 MASK_ID = 2
 MASK_PIECE = "<mask>"
 WORD_START = "▁"
+JOINING_WORD = "and"
 
 NORMALIZATIONS = ("nmt_nfkc_cf", "nmt_nfkc")  # folding case, keeping it
 MAXIMUM_SENTENCES = 1_000_000
@@ -116,6 +117,12 @@ class Tokenizer:
     def mask_id(self) -> int:
         """Replaces a hidden token in masked language modelling; no text encodes to it."""
         return MASK_ID
+
+    @property
+    def joiner(self) -> tuple[int, ...]:
+        """Ids of "and": between those of two captions, the ids of "CAPTION and CAPTION"."""
+        (ids,) = self._processor.encode([JOINING_WORD], out_type=int)
+        return tuple(ids)
 
     def encode(self, texts: Sequence[str], max_tokens: int) -> Int32[np.ndarray, "n max_tokens"]:
         """Ids of each text, padded with `pad_id`.

@@ -44,13 +44,14 @@ _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 class Keys(NamedTuple):
     """Every distinct set of keys (mixed already, unit length) of the global batch.
 
-    A caption's hash of 0 is nobody's equal (masking of equal captions off), nor is a concept's.
+    A row of several captions is equal in captions to all that share one with it. A caption's hash
+    of 0 is nobody's equal (masking of equal captions off), nor is a concept's.
     Without concepts, a query has no positive but its own key.
     """
 
     vectors: Float[Array, "sets global d"]
     rows: Int[Array, "global"]
-    captions: UInt32[Array, "global"]
+    captions: UInt32[Array, "global *parts"]
     concepts: UInt32[Array, "global"] | None = None
 
 
@@ -60,7 +61,7 @@ class Queries(NamedTuple):
     vectors: Float[Array, "query_sets n d"]
     own: Float[Array, "sets n d"]
     rows: Int[Array, "n"]
-    captions: UInt32[Array, "n"]
+    captions: UInt32[Array, "n *parts"]
     concepts: UInt32[Array, "n"] | None = None
 
 
@@ -317,10 +318,13 @@ def _logits(
     Logits are -inf of a query's own key, and of one of an equal caption that is not a positive.
     """
     logits = _einsum("pqd,pkd->pqk", queries.vectors, keys) + queries.offsets[..., None]
-    own, equal, *of_concept = queries.labels[:, :, None] == labels[:, None, :]
-    left_out, positive = own | (equal & (labels[1] != 0)), None
+    first_caption = 2 if static.have_concepts else 1
+    own = queries.labels[0, :, None] == labels[0]
+    theirs = labels[first_caption:]
+    equal = queries.labels[first_caption:, None, :, None] == theirs[:, None, :]
+    left_out, positive = own | (equal & (theirs != 0)[:, None, :]).any(axis=(0, 1)), None
     if static.have_concepts:
-        positive = of_concept[0] & (labels[2] != 0) & ~own
+        positive = (queries.labels[1, :, None] == labels[1]) & (labels[1] != 0) & ~own
         left_out &= ~positive
     return jnp.where(left_out, -jnp.inf, logits), positive
 
@@ -378,6 +382,10 @@ def _by_pair(vectors: Float[Array, "sets k d"], static: _Others) -> Float[Array,
 
 
 def _labels(of: Queries | Keys) -> UInt32[Array, "labels n"]:
-    """What tells negatives apart, as one array: it travels as one message."""
-    labels = [of.rows.astype(jnp.uint32), of.captions]
-    return jnp.stack(labels if of.concepts is None else [*labels, of.concepts])
+    """What tells negatives apart, as one array: it travels as one message.
+
+    The row, the concept where there are concepts, the captions.
+    """
+    concepts = [] if of.concepts is None else [of.concepts]
+    captions = of.captions.reshape(len(of.rows), -1).T
+    return jnp.stack([of.rows.astype(jnp.uint32), *concepts, *captions])

@@ -39,15 +39,18 @@ class Case(NamedTuple):
     concepts: np.ndarray | None = None
 
 
-def make_case(seed, *, n, keys, d, pairs, scale, bias=-3.0, distinct=10**6, concepts=0):
-    """Unit vectors; captions take `distinct` hashes, 0 among them, and so do `concepts`, if any."""
+def make_case(seed, *, n, keys, d, pairs, scale, bias=-3.0, distinct=10**6, concepts=0, parts=()):
+    """Unit vectors; captions take `distinct` hashes, 0 among them, and so do `concepts`, if any.
+
+    A row has one caption or as many as `parts` says.
+    """
     random = np.random.default_rng(seed)
     query_sets, key_sets = (1 + max(sets) for sets in zip(*pairs, strict=True))
     return Case(
         unit64(random.normal(size=(query_sets, n, d))),
         unit64(random.normal(size=(key_sets, keys, d))),
         random.permutation(keys)[:n],
-        random.integers(0, distinct, keys).astype(np.uint32),
+        random.integers(0, distinct, (keys, *parts)).astype(np.uint32),
         random.normal(size=(len(pairs), n)),
         scale,
         bias,
@@ -61,12 +64,13 @@ def dense(case, pairs, form):
     "First" is above all negatives. Positives share the target of the softmax.
     """
     own = case.rows[:, None] == np.arange(case.keys.shape[1])
-    equal = case.captions[case.rows][:, None] == case.captions
     positive = own
     if case.concepts is not None:
         alike = case.concepts[case.rows][:, None] == case.concepts
         positive = own | (alike & (case.concepts != 0))
-    excluded = equal & (case.captions != 0) & ~positive
+    sets = [{*np.atleast_1d(captions).tolist()} - {0} for captions in case.captions]
+    equal = [[bool(sets[row] & other) for other in sets] for row in case.rows]
+    excluded = np.array(equal) & ~positive
     target = positive / positive.sum(axis=1, keepdims=True)
     gradients = {
         "queries": np.zeros_like(case.queries),
@@ -180,8 +184,9 @@ SEVERAL = ((0, 1), (1, 0), (2, 1), (0, 2))
     scale=st.sampled_from([1.0, 5.0, 14.0, 100.0]),
     distinct=st.integers(1, 30),
     concepts=st.sampled_from([0, 1, 2, 6]),
+    parts=st.sampled_from([(), (1,), (3,)]),
 )
-def test_equal_to_the_dense_form(seed, shape, pairs, form, scale, distinct, concepts):
+def test_equal_to_the_dense_form(seed, shape, pairs, form, scale, distinct, concepts, parts):
     (n, keys, d), blocks = shape
     case = make_case(
         seed,
@@ -190,8 +195,9 @@ def test_equal_to_the_dense_form(seed, shape, pairs, form, scale, distinct, conc
         d=d,
         pairs=pairs,
         scale=scale,
-        distinct=distinct,
+        distinct=distinct * max(1, *parts, 1),
         concepts=concepts,
+        parts=parts,
     )
     # Logits of float32 are exact to about scale * 1e-7.
     check(case, pairs, form, make_mesh(1), tolerance=max(1e-5, scale * 1e-6), blocks=blocks)
@@ -199,13 +205,19 @@ def test_equal_to_the_dense_form(seed, shape, pairs, form, scale, distinct, conc
 
 @pytest.mark.parametrize("form", ["softmax", "sigmoid"])
 @pytest.mark.parametrize(
-    ("sizes", "concepts"),
-    [((8, 1, 1), 0), ((8, 1, 1), 5), ((2, 2, 2), 5), ((1, 8, 1), 0), ((4, 2, 1), 0)],
+    ("sizes", "several"),
+    [
+        ((8, 1, 1), {}),
+        ((8, 1, 1), {"concepts": 5, "parts": (4,), "distinct": 60}),
+        ((2, 2, 2), {"concepts": 5}),
+        ((1, 8, 1), {}),
+        ((4, 2, 1), {}),
+    ],
     ids=str,
 )
-def test_any_mesh_equals_one_device_and_the_dense_form(sizes, concepts, form):
+def test_any_mesh_equals_one_device_and_the_dense_form(sizes, several, form):
     case = make_case(
-        0, n=16, keys=32, d=8, pairs=SEVERAL, scale=5.0, distinct=12, concepts=concepts
+        0, **{"n": 16, "keys": 32, "d": 8, "pairs": SEVERAL, "scale": 5.0, "distinct": 12} | several
     )
     check(case, SEVERAL, form, make_mesh(*sizes))
     one, many = (computed(case, SEVERAL, form, mesh) for mesh in (make_mesh(1), make_mesh(*sizes)))

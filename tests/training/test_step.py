@@ -40,6 +40,7 @@ def run(
     rules=meshes.DEFAULT_RULES,
     unpaired=False,
     concepts=False,
+    resumed_after=None,
     **objective_changes,
 ):
     """Metrics and state after `steps` of one batch on a (slice, data, fsdp, tensor) mesh."""
@@ -58,7 +59,10 @@ def run(
         alone = small.batch(settings, size=16, seed=9)
         batch = batch._replace(image_only=alone.image, text_only=alone.text)
     batch = jax.device_put(batch, meshes.batch_sharding(mesh))
-    for _ in range(steps):
+    for number in range(steps):
+        if number == resumed_after:  # all that is left is what a checkpoint holds
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+            state = jax.device_put(jax.device_get(state), shardings)
         state, metrics = step(state, batch)
     return jax.device_get((metrics, state))
 
@@ -150,6 +154,18 @@ def test_halves_of_no_pair_add_up_over_meshes_and_micro_batches(arm):
 def test_positives_of_equal_concepts_add_up_over_meshes_and_micro_batches(key_source, form):
     arm = dict(concepts=True, weights={"itc": 1.0}, key_source=key_source, form=form)
     assert_same_step(run((1, 4, 2, 1), 2, **arm), run((1, 1, 1, 1), **arm))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "micro_batches", "concepts"),
+    [((1, 4, 2, 1), 2, True), slow((2, 1, 2, 2), 1, False)],
+)
+def test_mosaics_are_the_same_on_every_mesh_and_after_resuming(sizes, micro_batches, concepts):
+    arm = dict(shape=(("text_tokens", 12),), mosaic_fraction=0.5, concepts=concepts)
+    arm |= {"weights": {"itc": 1.0, "mlm": 1.0}}
+    whole = run((1, 1, 1, 1), **arm)
+    assert 0 < whole[0]["mosaic_fraction"] <= 0.5
+    assert_same_step(run(sizes, micro_batches, resumed_after=1, **arm), whole)
 
 
 def test_a_model_without_a_twin_learns_its_logit_scale():
