@@ -163,6 +163,7 @@ def test_many_devices_compose_the_same_and_move_no_image():
     mesh = make_mesh(dict(slice=1, data=2, fsdp=1, tensor=1), jax.devices()[:2])
     batch = jax.device_put(batch, batch_sharding(mesh))
     program = composed.lower(jax.random.key(4), *batch, **how).compile().as_text()
+    assert program is not None
     moved = re.findall(
         r"= u8\S* (?:all-gather|all-to-all|collective-permute|all-reduce)\(", program
     )

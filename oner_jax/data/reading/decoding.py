@@ -119,7 +119,7 @@ def decoder(image_size: int, augment: AugmentOptions = UNCHANGED) -> Callable[..
     ) -> tf.Tensor:
         route = images.routes(encoded, box, image_size)
         pixels = images.decode_crop_resize(encoded, box, route, mirror, image_size)
-        return augmentation.changed(pixels, *change, augment) if change else pixels
+        return augmentation.changed(pixels, change[0], augment) if change else pixels
 
     return decode
 
