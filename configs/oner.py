@@ -63,6 +63,26 @@ def get_config(argument: str = "b16") -> ConfigDict:
     data.tokenizer = "embedded"
     data.crop_min_fraction = 0.5
     data.flip = True
+    # Further changes of images, by strength; 0 leaves one out. On a white ground each image is
+    # scaled by a factor from 1 / (1 + scale) to 1 + scale, shifted by at most `shift` of its side
+    # and rotated; each channel is multiplied by a factor from 1 - colour_scale to 1 + colour_scale
+    # and shifted by at most `colour_offset` of its range; a fraction becomes grey.
+    data.augment = {
+        "scale": 0.0,
+        "shift": 0.0,
+        "rotation_degrees": 0.0,
+        "colour_scale": 0.0,
+        "colour_offset": 0.0,
+        "grey_fraction": 0.0,
+    }
+    # This part of each batch's pairs, a multiple of 1/8, becomes mosaics: two to four images of the
+    # batch on one white ground, captions joined with "and". Captions that do not fit
+    # model.text_tokens together are not joined: the metric mosaic_fraction says how many were.
+    data.mosaic_fraction = 0.0
+    # The text of a record that names its concept, for objective.equal_concepts_are_positives: its
+    # label or one of its metadata. A record without it has its caption as its concept; so have all
+    # records where this is "".
+    data.concept_field = "concept"
     data.shuffle_captions = recipe.options["shuffle_captions"]
     # Beside pairs each step takes this many pictures alone, for MIM, and captions alone, for MLM:
     # of these data or, where "", of the pairs that paired_fraction below 1 leaves out.
@@ -105,6 +125,9 @@ def get_config(argument: str = "b16") -> ConfigDict:
     objective.temperature = 0.2
     objective.logit_bias = 0.0
     objective.mask_equal_captions = True
+    # Pairs of one concept (data.concept_field) are each other's positives: the target of the
+    # softmax is spread over all of them.
+    objective.equal_concepts_are_positives = False
     objective.image_mask_fraction = 0.6
     objective.image_mask_block_patches = 2
     objective.word_mask_fraction = 0.15

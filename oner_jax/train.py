@@ -64,7 +64,8 @@ def train(config: ConfigDict, folder: epath.Path, stop: StopRequest) -> TrainSta
 
     # What is trained, and where.
     configuration.use_compilation_cache(config.compilation_cache)
-    recipe = Recipe.from_config(config, TextFormat(tokenizer.mask_id, tokenizer.word_start))
+    text = TextFormat(tokenizer.mask_id, tokenizer.word_start, tokenizer.joiner)
+    recipe = Recipe.from_config(config, text)
     data = training_data.description()
     distributed.check_equal(
         {**dict(configuration.flatten(config)), **dict(configuration.flatten(data))}

@@ -168,10 +168,18 @@ def mix(*vectors):
     return vectors[0] if len(vectors) == 1 else unit(sum(vectors) / len(vectors))
 
 
-def nce(queries, keys, temperature, captions=None):
-    """2 tau mean_i CE(softmax_j(q_i k_j / tau), i); equal captions are no negatives if given."""
+def nce(queries, keys, temperature, captions=None, concepts=None):
+    """2 tau mean_i CE(softmax_j(q_i k_j / tau), i); equal captions are no negatives if given.
+
+    Captions are hashes, or a matrix that says which are equal.
+    Where concepts are given, the target is spread evenly over all keys of the query's.
+    """
     logits = queries @ keys.T / temperature
+    target = np.eye(len(logits), dtype=bool)
+    if concepts is not None:
+        target = concepts[:, None] == concepts[None, :]
     if captions is not None:
-        equal = captions[:, None] == captions[None, :]
-        logits[equal & ~np.eye(len(logits), dtype=bool)] = -np.inf
-    return 2 * temperature * -np.mean(np.diagonal(log_softmax(logits)))
+        equal = captions if captions.ndim == 2 else captions[:, None] == captions[None, :]
+        logits[equal & ~target] = -np.inf
+    surprises = np.where(target, -log_softmax(logits), 0).sum(1) / target.sum(1)
+    return 2 * temperature * np.mean(surprises)

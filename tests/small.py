@@ -61,7 +61,7 @@ def settings(**changes) -> ModelSettings:
 def text_format() -> TextFormat:
     """Every third piece goes on with the word before it."""
     ids = np.arange(VOCABULARY)
-    return TextFormat(mask_id=2, word_start=(ids > 2) & (ids % 3 != 0))
+    return TextFormat(mask_id=2, word_start=(ids > 2) & (ids % 3 != 0), joiner=(4,))
 
 
 def one_device() -> Mesh:
@@ -69,7 +69,12 @@ def one_device() -> Mesh:
 
 
 def objective(
-    model: ModelSettings, weights=None, mesh=None, kind=Objective, **changes
+    model: ModelSettings,
+    weights=None,
+    mesh=None,
+    kind=Objective,
+    mosaic_fraction=0.0,
+    **changes,
 ) -> Objective:
     constants: dict[str, Any] = dict(
         key_source="momentum",
@@ -82,7 +87,7 @@ def objective(
         word_mask_fraction=0.3,
     )
     chosen = ObjectiveSettings(weights=weights or ALL_TERMS, **constants | changes)
-    return kind(chosen, model, text_format(), mesh or one_device())
+    return kind(chosen, model, text_format(), mesh or one_device(), mosaic_fraction)
 
 
 def parameters(model: PureModel, seed: int = 0):

@@ -6,6 +6,7 @@ start at any step, and hosts may split a batch in any number. That holds for wha
 record, too.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from oner_jax.data.reading.kinds import IMAGE_ONLY, KINDS, PAIRS, TEXT_ONLY
 from oner_jax.data.reading.mixture import Mixture, open_mixture, rest_of
 from oner_jax.data.reading.reader import Reader
 from oner_jax.data.reading.streams import Stream
+from oner_jax.data.records import Record
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
 
@@ -47,6 +49,8 @@ class TrainingData:
             raise InputError(
                 f"dataset {data.train}: shuffling captions takes at least two examples"
             )
+        if data.reads_concepts and data.concept_field:
+            _check_concepts(data.train, pairs, data.concept_field)
         mixtures = {PAIRS.key: pairs}
         for kind in (IMAGE_ONLY, TEXT_ONLY):
             if not getattr(data, f"{kind.key}_batch_size"):
@@ -72,6 +76,21 @@ class TrainingData:
         """What identifies the data: `records` (pairs), and each split by key of the config."""
         splits = {key: mixture.description() for key, mixture in self.mixtures.items()}
         return {"records": self.pairs, **splits}
+
+
+def _check_concepts(name: str, mixture: Mixture, field: str) -> None:
+    """Raise InputError where no split's first record names its concept."""
+    found: set[str] = set()
+    for part in mixture.parts:
+        # A damaged record is replaced and reported where it is read for training.
+        with contextlib.suppress(Exception):
+            (serialised,) = part.split.read(part.indices(np.array([0])))
+            found |= {"label", *Record.parse(serialised).metadata}
+    if found and field not in found:
+        raise InputError(
+            f"data.concept_field={field}: records of {name} have no such field (they have "
+            f'{", ".join(sorted(found))}); name one of these, or give "" to compare captions'
+        )
 
 
 class TrainingBatches(Iterator[dict[str, np.ndarray]]):
@@ -107,8 +126,8 @@ def training_batches(
 
     Each batch: image uint8 [b, size, size, 3], text int32 [b, text_tokens] (0 is padding),
     caption_hash uint32 [b], index int64 [b] (of the example in its split; in a mixture the sizes of
-    the splits before it are added) and, where the options ask for them, image_only uint8
-    [e, size, size, 3] and text_only int32 [t, text_tokens].
+    the splits before it are added) and, where the options ask for them, concept_hash uint32 [b],
+    image_only uint8 [e, size, size, 3] and text_only int32 [t, text_tokens].
 
     Raises InputError if a dataset or the tokenizer cannot be opened, and later if so many records
     are damaged that an example cannot be replaced.

@@ -43,6 +43,7 @@ UNKNOWN_ID = 1
 MASK_ID = 2
 MASK_PIECE = "<mask>"
 WORD_START = "▁"
+JOINING_WORD = "and"
 
 NORMALIZATIONS = ("nmt_nfkc_cf", "nmt_nfkc")  # folding case, keeping it
 MAXIMUM_SENTENCES = 1_000_000
@@ -117,6 +118,12 @@ class Tokenizer:
         """Replaces a hidden token in masked language modelling; no text encodes to it."""
         return MASK_ID
 
+    @property
+    def joiner(self) -> tuple[int, ...]:
+        """Ids of "and": between those of two captions, the ids of "CAPTION and CAPTION"."""
+        (ids,) = self._processor.encode([JOINING_WORD], out_type=int)
+        return tuple(ids)
+
     def encode(self, texts: Sequence[str], max_tokens: int) -> Int32[np.ndarray, "n max_tokens"]:
         """Ids of each text, padded with `pad_id`.
 
@@ -160,6 +167,14 @@ def caption_hash(texts: Sequence[str]) -> UInt32[np.ndarray, " n"]:
         for text in texts
     ]
     return np.maximum(np.array(hashes, np.uint32), np.uint32(1))
+
+
+def concept_hash(
+    concepts: Sequence[bytes] | np.ndarray, captions: UInt32[np.ndarray, " n"]
+) -> UInt32[np.ndarray, " n"]:
+    """Return the hash of each concept's name (in UTF-8), or of a nameless one its caption's."""
+    names = [concept.decode(errors="replace") for concept in concepts]
+    return np.where([bool(name) for name in names], caption_hash(names), captions)
 
 
 def train_tokenizer(

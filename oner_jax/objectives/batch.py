@@ -13,7 +13,7 @@ class Batch(NamedTuple):
     """What a step receives from the pipeline.
 
     `image_only` are pictures without a caption and `text_only` captions without a picture, for the
-    terms that need no pair (MIM, MLM).
+    terms that need no pair (MIM, MLM). `concept_hash` is there where equal concepts are positives.
     """
 
     image: UInt8[Array, "b h w 3"]
@@ -21,6 +21,7 @@ class Batch(NamedTuple):
     caption_hash: UInt32[Array, "b"]
     image_only: UInt8[Array, "i h w 3"] | None = None
     text_only: Int[Array, "e length"] | None = None
+    concept_hash: UInt32[Array, "b"] | None = None
 
 
 class BatchRows(NamedTuple):
@@ -34,28 +35,35 @@ class BatchRows(NamedTuple):
 class PreparedBatch(NamedTuple):
     """A batch with its masks. Every leaf has examples as its first axis.
 
-    `caption_hash` is 0 where equal captions are negatives like any other (the paper's form).
+    `caption_hash` is 0 where equal captions are negatives like any other (the paper's form). With
+    mosaics (`mosaics.py`), `is_mosaic` says which rows are some, and `caption_hash` has several.
     """
 
     image: UInt8[Array, "b h w 3"]
     text: Int[Array, "b length"]
-    caption_hash: UInt32[Array, "b"]
+    caption_hash: UInt32[Array, "b *parts"]
     patch_mask: Bool[Array, "b patches"]
     words: MaskedWords
     joint_words: MaskedWords
     row: Int[Array, "b"]
     image_only: MaskedImages | None = None
     text_only: MaskedWords | None = None
+    concept_hash: UInt32[Array, "b"] | None = None
+    is_mosaic: Bool[Array, "b"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class TextFormat:
-    """What masking must know of the tokeniser."""
+    """What masking and mosaics must know of the tokeniser.
+
+    `joiner` are the ids that join the captions of a mosaic.
+    """
 
     mask_id: int
     word_start: np.ndarray
+    joiner: tuple[int, ...] = ()
 
     @classmethod
     def synthetic(cls, vocabulary_size: int) -> "TextFormat":
         """Every piece a word: for benchmarks and plans, where no tokeniser is at hand."""
-        return cls(mask_id=2, word_start=np.arange(vocabulary_size) > 2)
+        return cls(mask_id=2, word_start=np.arange(vocabulary_size) > 2, joiner=(3,))

@@ -22,10 +22,11 @@ from oner_jax.models.inputs import normalize_pixels
 from oner_jax.models.pretraining import PretrainingModel
 from oner_jax.models.settings import ModelSettings
 from oner_jax.models.views import CLS_ALONE, VIEWS, PairInputs, View, ViewStates, Wanted
-from oner_jax.objectives import masking, reconstruction
+from oner_jax.objectives import masking, mosaics, reconstruction
 from oner_jax.objectives.batch import Batch, PreparedBatch, TextFormat
 from oner_jax.objectives.contrastive import Form, Keys, Queries, contrast, mix
 from oner_jax.objectives.masking import MaskedImages, MaskedWords
+from oner_jax.objectives.mosaics import GROUP
 from oner_jax.objectives.settings import ObjectiveSettings
 from oner_jax.objectives.terms import CONTRASTIVE_TERMS, RECONSTRUCTION_TERMS, Reconstruction
 from oner_jax.parallel.mesh import batch_sharding
@@ -33,6 +34,9 @@ from oner_jax.parallel.mesh import batch_sharding
 Scalars = dict[str, Float[Array, ""]]
 
 MAXIMUM_SCALE = 100.0  # CLIP's bound on a learned logit scale
+
+# Folded into a step's key for its mosaics: beyond the small numbers that splitting it folds in.
+_MOSAICS = 0x6D6F7361
 
 
 class Features(NamedTuple):
@@ -47,16 +51,31 @@ class Features(NamedTuple):
 
 
 class Objective:
-    """Weighted sum of the terms of `settings`, for a model of shape `model` on `mesh`."""
+    """Weighted sum of the terms of `settings`, for a model of shape `model` on `mesh`.
+
+    `mosaic_fraction` of the pairs become mosaics (`mosaics.py`).
+    """
 
     def __init__(
-        self, settings: ObjectiveSettings, model: ModelSettings, text: TextFormat, mesh: Mesh
+        self,
+        settings: ObjectiveSettings,
+        model: ModelSettings,
+        text: TextFormat,
+        mesh: Mesh,
+        mosaic_fraction: float = 0.0,
     ):
         if len(text.word_start) != model.vocabulary_size:
             raise InputError(
                 f"model.vocabulary_size={model.vocabulary_size} but the tokenizer has "
                 f"{len(text.word_start)} pieces: make them equal"
             )
+        if not (mosaic_fraction * GROUP).is_integer():
+            whole = int(mosaic_fraction * GROUP)
+            raise InputError(
+                f"data.mosaic_fraction={mosaic_fraction} is not a multiple of 1/{GROUP}: choose "
+                f"{whole / GROUP} or {(whole + 1) / GROUP}"
+            )
+        self.mosaic_fraction = mosaic_fraction
         settings.check_served(model.architecture, ARCHITECTURES[model.architecture].views)
         self.settings, self.model, self.text, self.mesh = settings, model, text, mesh
         active = settings.active_terms
@@ -101,10 +120,12 @@ class Objective:
         return self.settings.key_source == "momentum"
 
     def prepare(self, key: Key[Array, ""], batch: Batch) -> PreparedBatch:
-        """Draw the masks of the global batch: one for images, two independent ones for words.
+        """Draw the mosaics and masks of the global batch: one mask for images, two independent
+        ones for words.
 
         Pictures and captions that stand alone have masks of their own.
         """
+        batch, is_mosaic = self._with_mosaics(jax.random.fold_in(key, _MOSAICS), batch)
         image_key, word_key, joint_key = jax.random.split(key, 3)
         rows = batch.text.shape[0]
         word_start = jnp.asarray(self.text.word_start)
@@ -134,7 +155,7 @@ class Objective:
         return PreparedBatch(
             image=batch.image,
             text=batch.text,
-            caption_hash=hashes if self.settings.mask_equal_captions else jnp.zeros_like(hashes),
+            caption_hash=hashes,
             patch_mask=patches(image_key, rows),
             words=words(word_key, batch.text),
             joint_words=words(joint_key, batch.text),
@@ -147,7 +168,39 @@ class Objective:
             text_only=None
             if captions is None
             else words(jax.random.fold_in(word_key, 1), captions),
+            concept_hash=batch.concept_hash,
+            is_mosaic=is_mosaic,
         )
+
+    def _with_mosaics(
+        self, key: Key[Array, ""], batch: Batch
+    ) -> tuple[Batch, Bool[Array, "b"] | None]:
+        """The batch as its rows are contrasted, and which of them are mosaics."""
+        hashes, concepts = batch.caption_hash, None
+        if not self.settings.mask_equal_captions:
+            hashes = jnp.zeros_like(hashes)
+        if self.settings.equal_concepts_are_positives:
+            concepts = batch.concept_hash
+            if concepts is None:
+                raise ValueError("equal concepts are positives, but the batch has no concepts")
+        if not self.mosaic_fraction:
+            return batch._replace(caption_hash=hashes, concept_hash=concepts), None
+        made = mosaics.compose(
+            key,
+            batch.image,
+            batch.text,
+            hashes,
+            concepts,
+            fraction=self.mosaic_fraction,
+            joiner=self.text.joiner,
+        )
+        batch = batch._replace(
+            image=made.image,
+            text=made.text,
+            caption_hash=made.captions,
+            concept_hash=made.concept,
+        )
+        return batch, made.is_mosaic
 
     def totals(self, batch: PreparedBatch) -> Scalars:
         """Counts over the global batch that the terms' sums are divided by."""
@@ -236,7 +289,7 @@ class Objective:
         scale, bias = self._logits(model)
         pairs = [pair for term in self.contrastive.values() for pair in term]
         result = contrast(
-            Queries(queries, own, batch.row, batch.caption_hash),
+            Queries(queries, own, batch.row, batch.caption_hash, batch.concept_hash),
             keys,
             tuple(
                 (self.query_sets.index(pair.queries), self.key_sets.index(pair.keys))

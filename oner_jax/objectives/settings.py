@@ -19,8 +19,10 @@ class ObjectiveSettings:
 
     `key_source` says whose projections the queries meet: the momentum twin's, or the online
     model's own, through which the gradient then flows too (CLIP). `form` is that of the contrast,
-    softmax or sigmoid. `logit_bias` is added to logits of the sigmoid form; with
-    `model.learned_logits` it and `temperature` are only where training starts.
+    softmax or sigmoid. With `mask_equal_captions`, pairs of equal captions are not each other's
+    negatives; with `equal_concepts_are_positives`, pairs of equal concepts are each other's
+    positives, which goes before (`contrastive.py`). `logit_bias` is added to logits of the sigmoid
+    form; with `model.learned_logits` it and `temperature` are only where training starts.
     """
 
     weights: Mapping[str, float]
@@ -32,6 +34,7 @@ class ObjectiveSettings:
     image_mask_fraction: float
     image_mask_block_patches: int
     word_mask_fraction: float
+    equal_concepts_are_positives: bool = False
 
     def __post_init__(self) -> None:
         for name in self.weights:

@@ -125,7 +125,7 @@ def _keys(
     """Keys of the global batch, their rows where the batch's are: the contrast moves them."""
     rows = NamedSharding(objective.mesh, PartitionSpec(None, BATCH_AXES))
     vectors = jax.lax.with_sharding_constraint(vectors, rows)
-    return Keys(vectors, batch.row, batch.caption_hash)
+    return Keys(vectors, batch.row, batch.caption_hash, batch.concept_hash)
 
 
 def _split(batch: PreparedBatch, micro_batches: int) -> PreparedBatch:

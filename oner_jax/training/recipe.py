@@ -13,6 +13,7 @@ from oner_jax.errors import InputError
 from oner_jax.models.pretraining import PureModel
 from oner_jax.models.settings import ModelSettings
 from oner_jax.objectives.batch import Batch, BatchRows, TextFormat
+from oner_jax.objectives.mosaics import GROUP
 from oner_jax.objectives.objective import Objective
 from oner_jax.objectives.settings import ObjectiveSettings
 from oner_jax.parallel.mesh import batch_sharding, check_batch_size, check_rules, make_mesh
@@ -63,7 +64,14 @@ class Recipe:
         _check_unpaired(config, mesh)
         settings = ModelSettings.from_config(config.model)
         model = PureModel(settings)
-        objective = Objective(ObjectiveSettings.from_config(config.objective), settings, text, mesh)
+        mosaic_fraction = config.data.get("mosaic_fraction", 0.0)
+        if mosaic_fraction and config.batch_size % GROUP:
+            raise InputError(
+                f"data.mosaic_fraction={mosaic_fraction}: batch_size={config.batch_size} must be a "
+                f"multiple of {GROUP}"
+            )
+        objective_settings = ObjectiveSettings.from_config(config.objective)
+        objective = Objective(objective_settings, settings, text, mesh, mosaic_fraction)
         optimizer_config = config.optimizer
         learning_rate = schedule.learning_rate(
             peak=optimizer_config.learning_rate_per_256_examples * config.batch_size / 256,
@@ -109,6 +117,8 @@ class Recipe:
             "text": ((rows.pairs, shape.text_tokens), jnp.int32),
             "caption_hash": ((rows.pairs,), jnp.uint32),
         }
+        if self.objective.settings.equal_concepts_are_positives:
+            leaves["concept_hash"] = ((rows.pairs,), jnp.uint32)
         if rows.image_only:
             leaves["image_only"] = ((rows.image_only, *pixels), jnp.uint8)
         if rows.text_only:

@@ -85,6 +85,8 @@ def make_train_step(
             twin = jax.tree.map(
                 lambda old, new: decay * old + (1 - decay) * new, twin, parameters["backbone"]
             )
+        if prepared.is_mosaic is not None:
+            metrics["mosaic_fraction"] = prepared.is_mosaic.mean()
         loss, gradient_norm = objective.total(metrics), optax.global_norm(gradients)
         accepted, guard_state, guard_metrics = guards.judge(guard, state.guard, loss, gradient_norm)
         parameters, twin, optimizer_state = guards.choose(

@@ -26,6 +26,8 @@ def synthetic_batch(recipe: Recipe, seed: int = 0) -> Batch:
         "text": captions(abstract.text.shape),
         "caption_hash": np.arange(1, recipe.rows.pairs + 1, dtype=np.uint32),
     }
+    if abstract.concept_hash is not None:
+        arrays["concept_hash"] = np.arange(2, recipe.rows.pairs + 2, dtype=np.uint32) // 2
     if abstract.image_only is not None:
         arrays["image_only"] = pictures(abstract.image_only.shape)
     if abstract.text_only is not None:

@@ -36,28 +36,42 @@ class Case(NamedTuple):
     cotangents: np.ndarray
     scale: float
     bias: float
+    concepts: np.ndarray | None = None
 
 
-def make_case(seed, *, n, keys, d, pairs, scale, bias=-3.0, distinct=10**6):
-    """Unit vectors; captions take `distinct` hashes, 0 among them."""
+def make_case(seed, *, n, keys, d, pairs, scale, bias=-3.0, distinct=10**6, concepts=0, parts=()):
+    """Unit vectors; captions take `distinct` hashes, 0 among them, and so do `concepts`, if any.
+
+    A row has one caption or as many as `parts` says.
+    """
     random = np.random.default_rng(seed)
     query_sets, key_sets = (1 + max(sets) for sets in zip(*pairs, strict=True))
     return Case(
         unit64(random.normal(size=(query_sets, n, d))),
         unit64(random.normal(size=(key_sets, keys, d))),
         random.permutation(keys)[:n],
-        random.integers(0, distinct, keys).astype(np.uint32),
+        random.integers(0, distinct, (keys, *parts)).astype(np.uint32),
         random.normal(size=(len(pairs), n)),
         scale,
         bias,
+        random.integers(0, concepts, keys).astype(np.uint32) if concepts else None,
     )
 
 
 def dense(case, pairs, form):
-    """Losses, whether the own key is first, and the gradients of sum(cotangents * losses)."""
+    """Losses, whether the own key is first, and the gradients of sum(cotangents * losses).
+
+    "First" is above all negatives. Positives share the target of the softmax.
+    """
     own = case.rows[:, None] == np.arange(case.keys.shape[1])
-    equal = case.captions[case.rows][:, None] == case.captions
-    excluded = equal & (case.captions != 0) & ~own
+    positive = own
+    if case.concepts is not None:
+        alike = case.concepts[case.rows][:, None] == case.concepts
+        positive = own | (alike & (case.concepts != 0))
+    sets = [{*np.atleast_1d(captions).tolist()} - {0} for captions in case.captions]
+    equal = [[bool(sets[row] & other) for other in sets] for row in case.rows]
+    excluded = np.array(equal) & ~positive
+    target = positive / positive.sum(axis=1, keepdims=True)
     gradients = {
         "queries": np.zeros_like(case.queries),
         "keys": np.zeros_like(case.keys),
@@ -70,14 +84,15 @@ def dense(case, pairs, form):
         logits = case.scale * q @ k.T
         if form == "softmax":
             log_p = log_softmax(np.where(excluded, -np.inf, logits))
-            losses.append(-log_p[own])
-            slopes = np.exp(log_p) - own
+            losses.append(-(target * np.where(positive, log_p, 0)).sum(axis=1))
+            slopes = np.exp(log_p) - target
         else:
-            z = np.where(own, 1, -1)
+            z = np.where(positive, 1, -1)
             margins = z * (logits + case.bias)
             losses.append(np.where(excluded, 0, np.logaddexp(0, -margins)).sum(axis=1))
             slopes = np.where(excluded, 0, -z / (1 + np.exp(margins)))
-        correct.append(np.where(excluded, -np.inf, logits).argmax(axis=1) == case.rows)
+        left_out = excluded | (positive & ~own)
+        correct.append(np.where(left_out, -np.inf, logits).argmax(axis=1) == case.rows)
         slopes = slopes * cotangents[:, None]
         gradients["queries"][query_set] += case.scale * slopes @ k
         gradients["keys"][key_set] += case.scale * slopes.T @ q
@@ -89,12 +104,26 @@ def dense(case, pairs, form):
 @functools.partial(
     jax.jit, static_argnames=("pairs", "form", "keys_carry_gradient", "mesh", "blocks")
 )
-def compiled(inputs, rows, captions, cotangents, *, pairs, form, keys_carry_gradient, mesh, blocks):
+def compiled(
+    inputs,
+    rows,
+    captions,
+    concepts,
+    cotangents,
+    *,
+    pairs,
+    form,
+    keys_carry_gradient,
+    mesh,
+    blocks,
+):
+    own_concepts = None if concepts is None else concepts[rows]
+
     def total(inputs):
         keys = inputs["keys"]
         result = contrast(
-            Queries(inputs["queries"], keys[:, rows], rows, captions[rows]),
-            Keys(keys, jnp.arange(keys.shape[1]), captions),
+            Queries(inputs["queries"], keys[:, rows], rows, captions[rows], own_concepts),
+            Keys(keys, jnp.arange(keys.shape[1]), captions, concepts),
             pairs,
             scale=inputs["scale"],
             bias=inputs["bias"],
@@ -120,6 +149,7 @@ def computed(case, pairs, form, mesh, keys_carry_gradient=True, blocks=(1024, 10
         inputs,
         jnp.asarray(case.rows),
         jnp.asarray(case.captions),
+        None if case.concepts is None else jnp.asarray(case.concepts),
         jnp.asarray(case.cotangents, jnp.float32),
         pairs=pairs,
         form=form,
@@ -153,18 +183,42 @@ SEVERAL = ((0, 1), (1, 0), (2, 1), (0, 2))
     form=st.sampled_from(["softmax", "sigmoid"]),
     scale=st.sampled_from([1.0, 5.0, 14.0, 100.0]),
     distinct=st.integers(1, 30),
+    concepts=st.sampled_from([0, 1, 2, 6]),
+    parts=st.sampled_from([(), (1,), (3,)]),
 )
-def test_equal_to_the_dense_form(seed, shape, pairs, form, scale, distinct):
+def test_equal_to_the_dense_form(seed, shape, pairs, form, scale, distinct, concepts, parts):
     (n, keys, d), blocks = shape
-    case = make_case(seed, n=n, keys=keys, d=d, pairs=pairs, scale=scale, distinct=distinct)
+    case = make_case(
+        seed,
+        n=n,
+        keys=keys,
+        d=d,
+        pairs=pairs,
+        scale=scale,
+        distinct=distinct * max(1, *parts, 1),
+        concepts=concepts,
+        parts=parts,
+    )
     # Logits of float32 are exact to about scale * 1e-7.
     check(case, pairs, form, make_mesh(1), tolerance=max(1e-5, scale * 1e-6), blocks=blocks)
 
 
 @pytest.mark.parametrize("form", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 8, 1), (4, 2, 1)], ids=str)
-def test_any_mesh_equals_one_device_and_the_dense_form(sizes, form):
-    case = make_case(0, n=16, keys=32, d=8, pairs=SEVERAL, scale=5.0, distinct=12)
+@pytest.mark.parametrize(
+    ("sizes", "several"),
+    [
+        ((8, 1, 1), {}),
+        ((8, 1, 1), {"concepts": 5, "parts": (4,), "distinct": 60}),
+        ((2, 2, 2), {"concepts": 5}),
+        ((1, 8, 1), {}),
+        ((4, 2, 1), {}),
+    ],
+    ids=str,
+)
+def test_any_mesh_equals_one_device_and_the_dense_form(sizes, several, form):
+    case = make_case(
+        0, **{"n": 16, "keys": 32, "d": 8, "pairs": SEVERAL, "scale": 5.0, "distinct": 12} | several
+    )
     check(case, SEVERAL, form, make_mesh(*sizes))
     one, many = (computed(case, SEVERAL, form, mesh) for mesh in (make_mesh(1), make_mesh(*sizes)))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
@@ -206,8 +260,9 @@ def test_features_cut_over_tensor(sizes, keys_carry_gradient):
     jax.tree.map(close, gradients(make_mesh(*sizes)), gradients(make_mesh(1)))
 
 
-def test_without_a_gradient_keys_get_none_and_nothing_else_changes():
-    case = make_case(4, n=8, keys=16, d=8, pairs=SEVERAL, scale=5.0)
+@pytest.mark.parametrize("concepts", [0, 5])
+def test_without_a_gradient_keys_get_none_and_nothing_else_changes(concepts):
+    case = make_case(4, n=8, keys=16, d=8, pairs=SEVERAL, scale=5.0, concepts=concepts)
     *values, carried = computed(case, SEVERAL, "softmax", make_mesh(8))
     *same, gradients = computed(case, SEVERAL, "softmax", make_mesh(8), keys_carry_gradient=False)
     jax.tree.map(np.testing.assert_array_equal, values, same)
@@ -280,6 +335,49 @@ def test_a_query_among_equal_captions_only_has_no_negatives(form):
     assert all(np.isfinite(gradient).all() for gradient in jax.tree.leaves(gradients))
 
 
+def unicl(vectors, targets, scale):
+    """Yang et al. 2022, algorithm 1: images to texts and back, with equal targets as positives."""
+    logits = scale * vectors[0] @ vectors[1].T
+    targets = targets[:, None] == targets
+    image_to_text = targets * jax.nn.log_softmax(logits, axis=1)
+    text_to_image = targets.T * jax.nn.log_softmax(logits.T, axis=1)
+    return -sum((x.sum(1) / targets.sum(1)).mean() for x in (image_to_text, text_to_image)) / 2
+
+
+def test_equal_concepts_are_positives_as_published():
+    vectors = np.random.default_rng(5).normal(size=(2, 24, 16)).astype(np.float32)
+    targets = jnp.asarray(np.random.default_rng(6).integers(1, 9, 24), jnp.uint32)
+    rows, no_captions = jnp.arange(24), jnp.zeros(24, jnp.uint32)
+
+    def ours(vectors):
+        vectors = contrastive.unit(vectors)
+        result = contrast(
+            Queries(vectors, vectors, rows, no_captions, targets),
+            Keys(vectors, rows, no_captions, targets),
+            ((0, 1), (1, 0)),
+            scale=10.0,
+            keys_carry_gradient=True,
+            mesh=make_mesh(4, 2, 1),
+        )
+        return result.loss.mean()
+
+    got, expected = (
+        jax.jit(jax.value_and_grad(loss))(jnp.asarray(vectors))
+        for loss in (ours, lambda x: unicl(contrastive.unit(x), targets, 10.0))
+    )
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    jax.tree.map(close, got, expected)
+
+
+@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
+def test_concepts_of_their_own_cost_what_no_concepts_cost(form):
+    case = make_case(8, n=8, keys=16, d=8, pairs=SEVERAL, scale=5.0, distinct=9)
+    apart = case._replace(concepts=np.arange(16, dtype=np.uint32))
+    without, with_concepts = (computed(c, SEVERAL, form, make_mesh(4)) for c in (case, apart))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6)
+    jax.tree.map(close, with_concepts, without)
+
+
 def test_uniform_keys_cost_the_logarithm_of_their_number():
     keys = np.tile(np.eye(1, 8), (1, 16, 1))
     case = make_case(7, n=16, keys=16, d=8, pairs=((0, 0),), scale=5.0)
@@ -287,7 +385,7 @@ def test_uniform_keys_cost_the_logarithm_of_their_number():
     np.testing.assert_allclose(losses, np.log(16), rtol=1e-6)
 
 
-def temporaries(devices, rows, d=64):
+def temporaries(devices, rows, d=64, concepts=False):
     """Bytes of temporaries of one device holding `rows` queries and keys, gradients and all."""
     mesh = make_mesh(devices)
     sharded = functools.partial(
@@ -301,8 +399,8 @@ def temporaries(devices, rows, d=64):
 
     def total(vectors, rows, captions):
         return contrast(
-            Queries(vectors, vectors, rows, captions),
-            Keys(vectors, rows, captions),
+            Queries(vectors, vectors, rows, captions, captions if concepts else None),
+            Keys(vectors, rows, captions, captions if concepts else None),
             ((0, 1), (1, 0)),
             scale=10.0,
             keys_carry_gradient=True,
@@ -315,8 +413,9 @@ def temporaries(devices, rows, d=64):
     return memory.temp_size_in_bytes
 
 
-def test_memory_does_not_grow_with_devices():
-    assert temporaries(8, 256) <= 1.02 * temporaries(4, 256)
+@pytest.mark.parametrize("concepts", [False, True])
+def test_memory_does_not_grow_with_devices(concepts):
+    assert temporaries(8, 256, concepts=concepts) <= 1.02 * temporaries(4, 256, concepts=concepts)
 
 
 def test_logits_of_many_local_rows_never_exist_together():

@@ -123,6 +123,30 @@ def test_contrastive_terms_equal_the_equations(mask_equal_captions, temperature)
         np.testing.assert_allclose(metrics[f"loss/{name}"], value, rtol=2e-5, err_msg=name)
 
 
+def test_equal_concepts_are_positives_of_every_term():
+    settings = small.settings()
+    model, weights = PureModel(settings), {"itc": 1.0, "xmc": 1.0, "cmc": 1.0}
+    parameters, twin = small.parameters(model, 0), small.parameters(model, 5)["backbone"]
+    concepts = np.array([1, 1, 2, 3, 2, 1, 4, 2], np.uint32)
+    batch = small.batch(settings)._replace(concept_hash=jnp.asarray(concepts))
+    objective = small.objective(settings, weights, equal_concepts_are_positives=True)
+    _, metrics, prepared = loss_and_masks(model, objective, parameters, twin, batch)
+    _, rows = oracle_states(settings, parameters, twin, batch, prepared)
+    q = {view: stacked(rows, "q", view) for view in VIEWS}
+    k = {view: stacked(rows, "k", view) for view in VIEWS}
+    captions, k_mixed = np.asarray(batch.caption_hash), mix(k["I"], k["T"])
+    contrast = functools.partial(nce, temperature=0.2, captions=captions, concepts=concepts)
+    expected = {
+        "itc": contrast(q["I"], k["T"]) + contrast(q["T"], k["I"]),
+        "xmc": contrast(q["I"], k_mixed) + contrast(q["T"], k_mixed),
+        "cmc": contrast(q["IT"], k_mixed) + contrast(mix(q["I"], q["T"]), k["IT"]),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[f"loss/{name}"], value, rtol=2e-5, err_msg=name)
+    with pytest.raises(ValueError, match="the batch has no concepts"):
+        objective.prepare(jax.random.key(0), batch._replace(concept_hash=None))
+
+
 def pixel_loss(oracle, rows, view):
     errors = [
         np.abs(oracle.pixels(row["states"][view][1 : 1 + len(mask)])[mask] - row["pixels"][mask])

@@ -20,7 +20,13 @@ def recipe(changes, argument: str = "tiny") -> Recipe:
 
 
 def test_a_batch_has_the_rows_that_the_config_names():
-    found = recipe({"data.image_only_batch_size": 8, "data.text_only_batch_size": 24})
+    found = recipe(
+        {
+            "data.image_only_batch_size": 8,
+            "data.text_only_batch_size": 24,
+            "objective.equal_concepts_are_positives": True,
+        }
+    )
     abstract = found.abstract_batch()
     assert {name: len(leaf) for name, leaf in abstract._asdict().items()} == {
         "image": 16,
@@ -28,6 +34,7 @@ def test_a_batch_has_the_rows_that_the_config_names():
         "caption_hash": 16,
         "image_only": 8,
         "text_only": 24,
+        "concept_hash": 16,
     }
 
     def look(leaf):
@@ -37,6 +44,13 @@ def test_a_batch_has_the_rows_that_the_config_names():
     _, metrics = jax.eval_shape(found.step, found.abstract, abstract)
     assert {"loss/mim", "loss/mlm"} <= metrics.keys()
     assert recipe({}).abstract_batch().image_only is None
+    assert recipe({}).abstract_batch().concept_hash is None
+
+
+def test_a_step_with_mosaics_says_how_many_there_are():
+    found = recipe({"data.mosaic_fraction": 0.5, "objective.equal_concepts_are_positives": True})
+    _, metrics = jax.eval_shape(found.step, found.abstract, found.abstract_batch())
+    assert "mosaic_fraction" in metrics
 
 
 @pytest.mark.parametrize(
@@ -67,9 +81,14 @@ def test_a_batch_has_the_rows_that_the_config_names():
             "data.image_only_batch_size=12 cannot be divided over 8 devices x "
             "accumulation_steps=1: choose a multiple of 8",
         ),
+        (
+            "tiny",
+            {"data.mosaic_fraction": 0.3},
+            "data.mosaic_fraction=0.3 is not a multiple of 1/8: choose 0.25 or 0.375",
+        ),
     ],
 )
-def test_halves_of_pairs_that_teach_nothing_are_refused(argument, changes, complaint):
+def test_data_that_a_step_cannot_use_are_refused(argument, changes, complaint):
     with pytest.raises(InputError) as refusal:
         recipe(changes, argument)
     assert str(refusal.value) == complaint

@@ -39,6 +39,8 @@ def run(
     shape=(),
     rules=meshes.DEFAULT_RULES,
     unpaired=False,
+    concepts=False,
+    resumed_after=None,
     **objective_changes,
 ):
     """Metrics and state after `steps` of one batch on a (slice, data, fsdp, tensor) mesh."""
@@ -46,14 +48,21 @@ def run(
     model = PureModel(settings)
     devices = jax.devices()[: int(np.prod(sizes))]
     mesh = meshes.make_mesh(dict(zip(meshes.AXES, sizes, strict=True)), devices)
-    objective = small.objective(settings, mesh=mesh, **objective_changes)
+    objective = small.objective(
+        settings, mesh=mesh, equal_concepts_are_positives=concepts, **objective_changes
+    )
     step, state = small.training(model, objective, micro_batches=micro_batches, rules=rules)
     batch = small.batch(settings, size=16)
+    if concepts:
+        batch = batch._replace(concept_hash=jnp.arange(1, 17, dtype=jnp.uint32) // 3)
     if unpaired:
         alone = small.batch(settings, size=16, seed=9)
         batch = batch._replace(image_only=alone.image, text_only=alone.text)
     batch = jax.device_put(batch, meshes.batch_sharding(mesh))
-    for _ in range(steps):
+    for number in range(steps):
+        if number == resumed_after:  # all that is left is what a checkpoint holds
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+            state = jax.device_put(jax.device_get(state), shardings)
         state, metrics = step(state, batch)
     return jax.device_get((metrics, state))
 
@@ -136,6 +145,27 @@ def test_keys_with_gradient_add_up_over_meshes_and_micro_batches(form, sizes, mi
 def test_halves_of_no_pair_add_up_over_meshes_and_micro_batches(arm):
     whole = run((1, 1, 1, 1), unpaired=True, **arm)
     assert_same_step(run((1, 2, 4, 1), 2, unpaired=True, **arm), whole)
+
+
+@pytest.mark.parametrize(
+    ("key_source", "form"),
+    [("momentum", "softmax"), slow("online", "softmax"), slow("online", "sigmoid")],
+)
+def test_positives_of_equal_concepts_add_up_over_meshes_and_micro_batches(key_source, form):
+    arm = dict(concepts=True, weights={"itc": 1.0}, key_source=key_source, form=form)
+    assert_same_step(run((1, 4, 2, 1), 2, **arm), run((1, 1, 1, 1), **arm))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "micro_batches", "concepts"),
+    [((1, 4, 2, 1), 2, True), slow((2, 1, 2, 2), 1, False)],
+)
+def test_mosaics_are_the_same_on_every_mesh_and_after_resuming(sizes, micro_batches, concepts):
+    arm = dict(shape=(("text_tokens", 12),), mosaic_fraction=0.5, concepts=concepts)
+    arm |= {"weights": {"itc": 1.0, "mlm": 1.0}}
+    whole = run((1, 1, 1, 1), **arm)
+    assert 0 < whole[0]["mosaic_fraction"] <= 0.5
+    assert_same_step(run(sizes, micro_batches, resumed_after=1, **arm), whole)
 
 
 def test_a_model_without_a_twin_learns_its_logit_scale():

@@ -4,12 +4,15 @@ import contextlib
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from oner_jax.data import images
+from oner_jax.data import augmentation, images
 from oner_jax.data.cores import available_cores
 from oner_jax.data.host_tensorflow import tf
+from oner_jax.data.options import UNCHANGED, AugmentOptions, DataOptions
+from oner_jax.data.reading.kinds import Kind
 
 # Batches ready ahead of the accelerator; more only costs memory.
 _PREFETCH_BATCHES = 2
@@ -25,16 +28,25 @@ FEATURES = {
 }
 
 
+def features_of(kind: Kind, data: DataOptions) -> dict[str, Any]:
+    """Return what is parsed of a record; a field that names its concept is empty by default."""
+    if not (data.reads_concepts and data.concept_field and "concept_hash" in kind.fields):
+        return FEATURES
+    return FEATURES | {data.concept_field: tf.io.FixedLenFeature([], tf.string, "")}
+
+
 def decoded(
     dataset: tf.data.Dataset,
     image_size: int,
     batch_size: int,
     threads: int,
     *,
+    augment: AugmentOptions = UNCHANGED,
     leave_out_failures: bool = False,
 ) -> tf.data.Dataset:
     """Batches of encoded images, boxes and mirrors to batches of pixels, in the same order.
 
+    With `augment`, batches also hold a `change` for each image (`augmentation.drawn_changes`).
     What cannot be decoded is an error, or is left out: then the next batch's first rows move up.
     """
     threads = threads or available_cores()
@@ -47,6 +59,8 @@ def decoded(
     def decode(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         encoded, box, route, mirror = map(example.pop, ("image", "box", "route", "mirror"))
         pixels = images.decode_crop_resize(encoded, box, route, mirror, image_size)
+        if augment.is_active:
+            pixels = augmentation.changed(pixels, example.pop("change"), augment)
         return {"image": pixels, **example}
 
     options = tf.data.Options()
@@ -86,18 +100,26 @@ def _run_dry(arrays: Iterator[dict[str, np.ndarray]], wanted: tf.Variable) -> No
 
 
 @functools.cache
-def decoder(image_size: int) -> Callable[..., tf.Tensor]:
-    """One picture as `decoded` makes it: (encoded, box, mirror) to pixels, for use outside it."""
+def decoder(image_size: int, augment: AugmentOptions = UNCHANGED) -> Callable[..., tf.Tensor]:
+    """One picture as `decoded` makes it: (encoded, box, mirror) to pixels, for use outside it.
+
+    With `augment`, a fourth argument is the picture's change.
+    """
     signature = [
         tf.TensorSpec([], tf.string),
         tf.TensorSpec([4], tf.int32),
         tf.TensorSpec([], tf.bool),
     ]
+    if augment.is_active:
+        signature.append(tf.TensorSpec([augmentation.NUMBERS], tf.float32))
 
     @tf.function(input_signature=signature, autograph=False)
-    def decode(encoded: tf.Tensor, box: tf.Tensor, mirror: tf.Tensor) -> tf.Tensor:
+    def decode(
+        encoded: tf.Tensor, box: tf.Tensor, mirror: tf.Tensor, *change: tf.Tensor
+    ) -> tf.Tensor:
         route = images.routes(encoded, box, image_size)
-        return images.decode_crop_resize(encoded, box, route, mirror, image_size)
+        pixels = images.decode_crop_resize(encoded, box, route, mirror, image_size)
+        return augmentation.changed(pixels, change[0], augment) if change else pixels
 
     return decode
 

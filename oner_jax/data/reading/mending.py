@@ -10,12 +10,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from oner_jax.data.host_tensorflow import tf
+from oner_jax.data.options import DataOptions
 from oner_jax.data.reading import damage
 from oner_jax.data.reading.damage import DamagedRecord
-from oner_jax.data.reading.decoding import FEATURES, as_strings, decoder
+from oner_jax.data.reading.decoding import as_strings, decoder, features_of
 from oner_jax.data.reading.kinds import Kind
 from oner_jax.data.reading.reader import Reader, Varied
 from oner_jax.data.records import Record
+from oner_jax.data.text import concept_hash
 from oner_jax.errors import InputError
 
 # With half of all records damaged, one in 10^30 examples would not be replaced.
@@ -36,9 +38,10 @@ class Mended:
 class Mender:
     """Makes single examples of a kind of data. Safe to use from several threads."""
 
-    def __init__(self, kind: Kind, reader: Reader, image_size: int):
-        self._kind, self._reader = kind, reader
-        self._decode = decoder(image_size)
+    def __init__(self, kind: Kind, reader: Reader, data: DataOptions):
+        self._kind, self._reader, self._data = kind, reader, data
+        self._features = features_of(kind, data)
+        self._decode = decoder(data.image_size, data.augment)
 
     def make(self, position: int) -> Mended:
         """The example at a position, or its replacement. Raises InputError if there is none."""
@@ -69,13 +72,17 @@ class Mender:
             varied = self._varied(positions, picture, captions)
             boxes, mirror = varied.box, varied.mirror
             arrays |= {"text": varied.text, "caption_hash": varied.caption_hash}
+            if self._data.reads_concepts and "concept_hash" in self._kind.fields:
+                concept = [captions.concept]
+                arrays["concept_hash"] = concept_hash(concept, varied.caption_hash)
         else:
             boxes, mirror = self._reader.frame(positions, picture.height, picture.width)
         if self._kind.pictures:
             if not picture.image:
                 raise self._damaged(picture, damage.NO_PICTURE, "it has no picture")
+            changes = self._reader.changes(positions) if self._data.augment.is_active else ()
             try:
-                pixels = self._decode(picture.image, boxes[0], mirror[0])
+                pixels = self._decode(picture.image, boxes[0], mirror[0], *changes)
             except _FAILURES as error:
                 raise self._damaged(picture, damage.UNDECODABLE, error) from error
             arrays["image"] = pixels.numpy()[np.newaxis]
@@ -96,9 +103,9 @@ class Mender:
         return self._reader.damaged(parsed.example, parsed.id, reason, detail)
 
     def _parsed(self, example: int) -> "_Parsed":
-        serialised = self._reader.read_one(example)
+        serialised, named = self._reader.read_one(example), self._data.concept_field
         try:
-            parsed = tf.io.parse_single_example(serialised, FEATURES)
+            parsed = tf.io.parse_single_example(serialised, self._features)
         except _FAILURES as error:
             raise self._reader.damaged(
                 example, _id_of(serialised), damage.UNPARSABLE, error
@@ -109,19 +116,21 @@ class Mender:
             image=parsed["image"].numpy(),
             height=parsed["height"].numpy()[np.newaxis],
             width=parsed["width"].numpy()[np.newaxis],
+            concept=parsed[named].numpy() if named in parsed else b"",
             texts=as_strings(parsed["captions"].numpy().tolist()),
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Parsed:
-    """A record's features; its sizes as arrays of one."""
+    """A record's features; its sizes as arrays of one, its concept empty where it has none."""
 
     example: int
     id: str
     image: bytes
     height: Int64[np.ndarray, "1"]
     width: Int64[np.ndarray, "1"]
+    concept: bytes
     texts: np.ndarray
 
 

@@ -25,6 +25,7 @@ _DERANGEMENT_STREAM = 2
 _UNIFORM_STREAM = 3
 _PARTITION_STREAM = 4
 _REPLACEMENT_STREAM = 5
+_AUGMENT_STREAM = 6
 # Each kind of data (pairs, pictures alone, captions alone) has its own lane of every stream.
 _LANES = 16
 # In the words that keys are made of, epochs stay below.
@@ -163,7 +164,20 @@ def position_uniforms(
     positions: Int64[np.ndarray, " n"], draws: int, seed: int, lane: int = 0
 ) -> Float64[np.ndarray, "n draws"]:
     """Independent uniform numbers in [0, 1) for each position: its crop, flip and caption."""
+    return _uniforms(_UNIFORM_STREAM, positions, draws, seed, lane)
+
+
+def augment_uniforms(
+    positions: Int64[np.ndarray, " n"], draws: int, seed: int, lane: int = 0
+) -> Float64[np.ndarray, "n draws"]:
+    """Return as many others for each position, for what else changes its image."""
+    return _uniforms(_AUGMENT_STREAM, positions, draws, seed, lane)
+
+
+def _uniforms(
+    stream: int, positions: Int64[np.ndarray, " n"], draws: int, seed: int, lane: int
+) -> Float64[np.ndarray, "n draws"]:
     first = np.asarray(positions, np.int64).astype(np.uint64) * np.uint64(draws)
     words = np.add.outer(first, np.arange(draws, dtype=np.uint64))
-    bits = _keys(seed, _UNIFORM_STREAM + _LANES * lane, words.ravel()) >> np.uint64(11)
+    bits = _keys(seed, stream + _LANES * lane, words.ravel()) >> np.uint64(11)
     return np.ldexp(bits.astype(np.float64), -53).reshape(words.shape)

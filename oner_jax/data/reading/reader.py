@@ -5,9 +5,9 @@ import re
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int32, Int64, UInt32
+from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt32
 
-from oner_jax.data import images
+from oner_jax.data import augmentation, images
 from oner_jax.data.options import DataOptions
 from oner_jax.data.reading import order
 from oner_jax.data.reading.damage import UNREADABLE, DamagedRecord
@@ -145,6 +145,13 @@ class Reader:
             heights, widths, uniforms[:, 2:], self._data.crop_min_fraction
         )
         return boxes, (uniforms[:, 1] < 0.5) & self._data.flip
+
+    def changes(self, positions: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n numbers"]:
+        """Return how `augmentation.changed` is to change the images at these positions."""
+        uniforms = order.augment_uniforms(
+            positions, augmentation.DRAWS, self._seed, self.mixture.lane
+        )
+        return augmentation.drawn_changes(self._data.augment, uniforms, self._data.image_size)
 
     def _uniforms(self, positions: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n draws"]:
         return order.position_uniforms(positions, _DRAWS, self._seed, self.mixture.lane)

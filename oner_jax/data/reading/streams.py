@@ -15,20 +15,22 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Int64
 
+from oner_jax.data import augmentation
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.data.options import DataOptions
 from oner_jax.data.reading.damage import Loss
 from oner_jax.data.reading.decoding import (
-    FEATURES,
     ArrayIterator,
     as_strings,
     decoded,
+    features_of,
     no_autograph,
 )
 from oner_jax.data.reading.kinds import Kind
 from oner_jax.data.reading.mending import Mender
 from oner_jax.data.reading.reader import Reader, Serialised
 from oner_jax.data.records import Record
+from oner_jax.data.text import concept_hash
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,7 +60,7 @@ class Stream(Iterator[Arrays]):
         build = functools.partial(_dataset, kind, reader, data, self._positions, len(rows))
         self._chunks = ArrayIterator(tf.data.Dataset.counter(first_step), build)
         self._rest: Arrays | None = None
-        self._mender = Mender(kind, reader, data.image_size)
+        self._mender = Mender(kind, reader, data)
         self._pool = ThreadPoolExecutor(data.threads or None)
 
     def __next__(self) -> Arrays:
@@ -67,7 +69,8 @@ class Stream(Iterator[Arrays]):
         if len(found["position"]) < len(positions):
             found = self._completed(found, positions)
         self._step += 1
-        return {name: found[field] for field, name in self._kind.fields.items()}
+        fields = self._kind.fields.items()
+        return {name: found[field] for field, name in fields if field in found}
 
     def _rows_before_marker(self, marker: int) -> Arrays:
         """Of the chunks that tf.data gives; the rows behind the marker are the next step's."""
@@ -166,7 +169,14 @@ def _dataset(
     dataset = steps.map(load, num_parallel_calls=2)
     if not kind.pictures:
         return dataset.prefetch(1)
-    return decoded(dataset, data.image_size, rows + 1, data.threads, leave_out_failures=True)
+    return decoded(
+        dataset,
+        data.image_size,
+        rows + 1,
+        data.threads,
+        augment=data.augment,
+        leave_out_failures=True,
+    )
 
 
 @no_autograph
@@ -184,7 +194,8 @@ def _prepared(
     for tensor in (position, index, *serialised):
         tensor.set_shape([None])
     rows = {"position": position, "index": index}
-    parsed = [tf.io.parse_example(records, FEATURES) for records in serialised]
+    features = features_of(kind, data)
+    parsed = [tf.io.parse_example(records, features) for records in serialised]
     picture, captions = parsed[0], parsed[-1]["captions"]
     if not kind.captions:
         box, mirror = tf.numpy_function(
@@ -199,9 +210,18 @@ def _prepared(
         text.set_shape([None, data.text_tokens])
         hashes.set_shape([None])
         rows |= {"text": text, "caption_hash": hashes}
+        if data.reads_concepts and "concept_hash" in kind.fields:
+            rows["concept_hash"] = hashes
+            if data.concept_field:
+                named = parsed[-1][data.concept_field]
+                rows["concept_hash"] = tf.numpy_function(concept_hash, [named, hashes], tf.uint32)
+                rows["concept_hash"].set_shape([None])
     if not kind.pictures:
         has_text = captions.row_lengths() > 0
         return {name: tf.boolean_mask(tensor, has_text) for name, tensor in rows.items()}
     box.set_shape([None, 4])
     mirror.set_shape([None])
+    if data.augment.is_active:
+        rows["change"] = tf.numpy_function(reader.changes, [position], tf.float32)
+        rows["change"].set_shape([None, augmentation.NUMBERS])
     return {"image": picture["image"], "box": box, "mirror": mirror, **rows}
