@@ -1,29 +1,24 @@
 """Zero-shot localisation: where in a picture is what a phrase names?
 
 METHOD section 4: the phrase's embedding against every last-layer patch state, both at unit length,
-softmax over patches, bicubic up-sampling. No gradient, no box and no mask was trained on.
+softmax over patches, bicubic up-sampling. No gradient, no box and no mask was trained on. This is
+what maps are and how they are scored; `readouts.py` has other ways to read them from a model.
 """
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from scipy import ndimage
 
-from oner_jax.evals.features import PRIMARY, SPACES
-from oner_jax.evals.material import Material
-from oner_jax.evals.measurement import Measurement, absent, measured
-from oner_jax.evals.scenes import BoxedPictures, ComposedScenes
+from oner_jax.evals.measurement import Measurement
 
 MAP_SIDE = 48  # pixels of an up-sampled map; boxes are compared to this precision
 THRESHOLDS = np.linspace(0.1, 0.9, 17)
 SMALLEST_OVERLAP = 0.5
 CENTRE_BOX_SIDES = np.linspace(0.2, 1.0, 17)
-EXAMPLE_SCENES = 4
-IMAGES_AT_ONCE = 128  # the embedder's batch; patch states of many large pictures are not kept
+DEVELOPMENT_EVERY = 4  # of so many pictures one helps to choose, and the others are scored
 
 Boxes = Float[np.ndarray, "_ 4"]  # left, top, right, bottom as parts of the side
 
@@ -105,34 +100,52 @@ def localisation(
     boxes: Sequence[Boxes],
     pictures: Int64[np.ndarray, "queries"],
 ) -> dict[str, Measurement]:
-    """The pointing game and box accuracy, each beside what needs no model or no phrase.
+    """Score the pointing game, which object and box accuracy, each with its controls.
 
     `maps` are those of the phrases asked for, `other_maps` those of phrases that the same pictures
     do not show: what they score comes from things standing out, not from the phrase.
 
-    `pointing`: the hottest point is inside a box; chance is a random point. `box`: MaxBoxAcc, an
-    overlap (IoU) of at least a half with a box, at the threshold that is best on the pictures of
-    even number, scored on the others; chance deals out the model's own boxes at random. Beside
-    them the point in the middle, the box around the middle of the size that is best on the first
-    half, and the whole picture. Ties count against the model.
+    `pointing`: the hottest point is inside a box; chance is a random point. Controls: the point in
+    the middle; `pointing_any_object`, inside a box of any phrase of the picture; and
+    `pointing_salient`, the middle of one of these boxes drawn at random: what somebody scores who
+    sees the things and does not read the phrase. `which_object`: among the boxes of the picture's
+    phrases, the hottest on average is the right one, where there are several.
+
+    `box`: MaxBoxAcc, an overlap (IoU) of at least a half with a box, at the threshold that is best
+    on the development pictures (`is_scored`); chance deals out the model's own boxes at random.
+    Controls: the box around the middle of the size that is best there, and the whole picture.
+    Ties count against the model.
     """
     inside = np.stack([_inside(own) for own in boxes])
     right = _alternatives(boxes)
-    scored = pictures % 2 == 1
+    scored = is_scored(pictures)
     if not scored.any() or scored.all():
-        raise ValueError("give two pictures or more: one half chooses the threshold")
+        raise ValueError("give two pictures or more: some of them choose the threshold")
     middle = MAP_SIDE // 2
-    hits = _pointing(upsampled(maps), inside)
-    other_hits = _pointing(upsampled(other_maps), inside)
-    chance = float(inside.mean())
+    heat, other_heat = upsampled(maps), upsampled(other_maps)
+    anywhere = np.zeros((pictures.max() + 1, *inside.shape[1:]), bool)
+    np.logical_or.at(anywhere, pictures, inside)
+    salient, share = _middles_of_any(boxes, pictures), _objects_share(inside, pictures)
     found, other_found = (_boxes_at_best_threshold(m, right, scored) for m in (maps, other_maps))
     fixed = np.stack([_fits(_centre_box(side), right) for side in CENTRE_BOX_SIDES.tolist()])
     best = int(np.argmax(fixed[:, ~scored].mean(axis=1)))
     dealt = float(np.mean([_fits(box, right[scored]) for box in found[scored]]))
+    a_point = float(inside[scored].mean())
     pointed = {
-        "pointing": hits,
-        "pointing_other_phrase": other_hits,
-        "pointing_centre": inside[:, middle, middle],
+        "pointing": (_pointing(heat, inside), a_point),
+        "pointing_other_phrase": (_pointing(other_heat, inside), a_point),
+        "pointing_centre": (inside[:, middle, middle], a_point),
+        "pointing_salient": (salient, a_point),
+        "pointing_any_object": (
+            _pointing(heat, anywhere[pictures]),
+            float(anywhere[pictures][scored].mean()),
+        ),
+    }
+    several = scored & (share < 1)
+    an_object = float(share[several].mean()) if several.any() else np.nan
+    chosen = {
+        "which_object": which_object(heat, inside, pictures),
+        "which_object_other_phrase": which_object(other_heat, inside, pictures),
     }
     boxed = {
         "box": _fits(found, right)[scored],
@@ -141,9 +154,91 @@ def localisation(
         "box_whole": fixed[-1, scored],
     }
     return {
-        **{name: Measurement.mean(own, chance, pictures) for name, own in pointed.items()},
+        **{
+            name: Measurement.mean(own[scored], chance, pictures[scored])
+            for name, (own, chance) in pointed.items()
+        },
+        **{
+            name: Measurement.mean(own[several], an_object, pictures[several])
+            for name, own in chosen.items()
+            if several.any()
+        },
         **{name: Measurement.mean(own, dealt, pictures[scored]) for name, own in boxed.items()},
     }
+
+
+def is_scored(pictures: Int64[np.ndarray, "queries"]) -> Bool[np.ndarray, "queries"]:
+    """Return which queries are scored; the others, of every fourth picture, are for development.
+
+    Read-outs and thresholds are chosen on the latter.
+    """
+    return pictures % DEVELOPMENT_EVERY != 0
+
+
+def development_score(
+    maps: Float[np.ndarray, "queries patches"],
+    boxes: Sequence[Boxes],
+    pictures: Int64[np.ndarray, "queries"],
+) -> float:
+    """Return the mean of pointing and which object on the development pictures."""
+    chosen = np.flatnonzero(~is_scored(pictures))
+    own = pictures[chosen]
+    inside = np.stack([_inside(boxes[query]) for query in chosen])
+    heat = upsampled(maps[chosen])
+    hits = [_pointing(heat, inside).mean(), which_object(heat, inside, own).mean()]
+    return float(np.mean(hits))
+
+
+def which_object(
+    heat: Float[np.ndarray, "queries side side"],
+    inside: Bool[np.ndarray, "queries side side"],
+    pictures: Int64[np.ndarray, "queries"],
+) -> Bool[np.ndarray, "queries"]:
+    """Return whether the mean heat in a query's own boxes is above that in all others' there.
+
+    The others are those of the other phrases of its picture, unless they are the same boxes. A
+    query without any is never wrong.
+    """
+    right = np.zeros(len(heat), bool)
+    sizes = np.maximum(inside.sum(axis=(1, 2)), 1)
+    for query in range(len(pictures)):
+        rivals = _rivals(inside, pictures, query)
+        own, others = (
+            (heat[query] * inside[rows]).sum(axis=(1, 2)) / sizes[rows]
+            for rows in ([query], rivals)
+        )
+        right[query] = own[0] > others.max(initial=-np.inf)
+    return right
+
+
+def _rivals(
+    inside: Bool[np.ndarray, "queries side side"], pictures: np.ndarray, query: int
+) -> Int64[np.ndarray, "rivals"]:
+    """Return the queries of the same picture whose boxes are others."""
+    same = np.flatnonzero(pictures == pictures[query])
+    return same[(inside[same] != inside[query]).any(axis=(1, 2))]
+
+
+def _objects_share(inside: np.ndarray, pictures: np.ndarray) -> Float[np.ndarray, "queries"]:
+    """Return what a query's boxes are among the different ones of its picture: a third of three."""
+    found = np.ones(len(pictures))
+    for query in range(len(pictures)):
+        rivals = {inside[row].tobytes() for row in _rivals(inside, pictures, query)}
+        found[query] = 1 / (1 + len(rivals))
+    return found
+
+
+def _middles_of_any(boxes: Sequence[Boxes], pictures: np.ndarray) -> Float[np.ndarray, "queries"]:
+    """Return the share of all boxes of a query's picture whose middles lie in its own."""
+    found = np.zeros(len(pictures))
+    for query, own in enumerate(boxes):
+        all_boxes = np.concatenate(
+            [boxes[row] for row in np.flatnonzero(pictures == pictures[query])]
+        )
+        middles = np.unique((all_boxes[:, :2] + all_boxes[:, 2:]) / 2, axis=0)[:, None]
+        within = ((middles >= own[:, :2]) & (middles < own[:, 2:])).all(axis=2).any(axis=1)
+        found[query] = within.mean()
+    return found
 
 
 def _inside(boxes: Boxes) -> Bool[np.ndarray, "side side"]:
@@ -184,64 +279,6 @@ def _centre_box(side: float) -> Float[np.ndarray, "4"]:
     return np.array([0.5 - side / 2] * 2 + [0.5 + side / 2] * 2)
 
 
-def localisation_task(material: Material) -> dict[str, Any]:
-    """Phrases asked of pictures with boxes, in the model's two spaces, and a few maps to show."""
-    boxed = material.boxed
-    pictures = boxed.pictures
-    if len(np.unique(pictures)) < 2:
-        return absent("too few pictures with different captions for a scene")
-    phrases = material.texts(boxed.phrases)
-    other = other_picture(pictures)
-    maps: dict[str, list[np.ndarray]] = {space: [] for space in SPACES}
-    other_maps: dict[str, list[np.ndarray]] = {space: [] for space in SPACES}
-    first = 0
-    for images in boxed.image_batches(IMAGES_AT_ONCE):
-        states = material.model.patches(images)
-        queries = np.flatnonzero((pictures >= first) & (pictures < first + len(images)))
-        for space in SPACES:
-            own = getattr(states, space)[pictures[queries] - first]
-            maps[space].append(heat_maps(phrases[space][queries], own))
-            other_maps[space].append(heat_maps(phrases[space][other[queries]], own))
-        first += len(images)
-    joined = {space: np.concatenate(maps[space]) for space in SPACES}
-    return {
-        **measured(
-            {
-                space: localisation(
-                    joined[space], np.concatenate(other_maps[space]), boxed.boxes, pictures
-                )
-                for space in SPACES
-            }
-        ),
-        "patches": joined[PRIMARY].shape[1],
-        "examples": _examples(boxed, joined),
-    }
-
-
 def other_picture(pictures: Int64[np.ndarray, "queries"]) -> Int64[np.ndarray, "queries"]:
     """For each query, one of another picture: rolled by the most queries that one picture has."""
     return np.roll(np.arange(len(pictures)), np.bincount(pictures).max())
-
-
-def _examples(boxed: BoxedPictures, maps: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """The first pictures, with all their queries; scenes are in random order already."""
-    layouts = boxed.layouts if isinstance(boxed, ComposedScenes) else None
-    shown: list[dict[str, Any]] = []
-    for picture in map(int, np.unique(boxed.pictures)[:EXAMPLE_SCENES]):
-        queries = [
-            {
-                "phrase": boxed.phrases[query],
-                "boxes": np.round(boxed.boxes[query], 4).tolist(),
-                "maps": {space: _for_show(own[query]) for space, own in maps.items()},
-            }
-            for query in map(int, np.flatnonzero(boxed.pictures == picture))
-        ]
-        layout = dataclasses.asdict(layouts[picture]) if layouts else None
-        shown.append({"picture": picture, "layout": layout, "queries": queries})
-    return shown
-
-
-def _for_show(heat: Float[np.ndarray, "patches"]) -> list[float]:
-    """A map from 0 (its coldest patch) to 1 (its hottest)."""
-    spread = max(float(np.ptp(heat)), float(np.finfo(np.float32).tiny))
-    return np.round((heat - heat.min()) / spread, 3).tolist()

@@ -46,9 +46,10 @@ class Embedder:
     """Embeds images (view I), captions (T) or pairs (IT), in batches over all devices of `mesh`
     (default: those of this process).
 
-    `views` names those that the model's architecture has. Each batch is padded to the smallest of
-    `batch_size` (one number or several) that holds it, so that each view compiles once a size and n
-    may be anything.
+    `views` names those that the model's architecture has; `image_size` and `patch_size` are the
+    sides, in pixels, of the images that it was trained on and of their patches. Each batch is
+    padded to the smallest of `batch_size` (one number or several) that holds it, so that each view
+    compiles once a size and n may be anything.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Embedder:
         self.batch_size = self._batch_sizes[-1]
         self._backbone = jax.device_put(parameters["backbone"], replicated(self.mesh))
         self.views = model.views & {"I", "T", "IT"}
+        self.image_size, self.patch_size = model.settings.image_size, model.settings.patch_size
         self._embed = {
             name: jax.jit(functools.partial(embed_view, model, name)) for name in self.views
         }

@@ -188,7 +188,7 @@ def test_a_dataset_of_boxes_has_the_tasks_on_boxes_alone(colour_world):
         boxes=[np.array([[0.0, 0.0, 0.5, 0.5]]), np.array([[0.0, 0.5, 0.75, 1.0]])],
     )
     subject, _ = colour_world.subject()
-    dataset = Dataset("own", "hash", load_boxed=lambda: boxed)
+    dataset = Dataset("own", "hash", load_boxed=lambda size: boxed)
     cells = evaluate_subject(subject, [dataset])
     assert set(cells["own"]) == {"localisation"}
     content = cells["own"]["localisation"].content
