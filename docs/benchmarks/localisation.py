@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from oner_jax.api import RELEASED
 from oner_jax.data.evaluation import evaluation_set
 from oner_jax.data.text import Tokenizer
-from oner_jax.evals.localisation import development_score, localisation
+from oner_jax.evals.localisation import development_score, pointing
 from oner_jax.evals.localisation_task import MODEL_FREE, ask
 from oner_jax.evals.material import Material
 from oner_jax.evals.readouts import Phrases
@@ -68,11 +68,11 @@ def main(_):
             for ground, boxed in scenes.grounds.items():
                 phrases = Phrases(embedder, scenes.ids(boxed.phrases))
                 for name, maps in ask(embedder, phrases, boxed, grid).items():
-                    found = localisation(*maps, boxed.boxes, boxed.pictures)
+                    found = pointing(*maps, boxed.boxes, boxed.pictures)
                     chosen_by = 100 * development_score(maps.own, boxed.boxes, boxed.pictures)
                     cells = [f"{grid}", ground, name, *(percent(found[each]) for each in SHOWN)]
                     print(f"| {' | '.join(cells)} | {chosen_by:.1f} |", flush=True)
-        free = ", ".join(f"{each} {percent(found[each])}" for each in MODEL_FREE)
+        free = ", ".join(f"{each} {percent(found[each])}" for each in MODEL_FREE if each in found)
         chance = ", ".join(f"{each} {100 * found[each].chance:.1f}" for each in SHOWN[::2])
         print(f"\nControls: {free}. Chance: {chance}. {len(np.unique(boxed.pictures))} scenes.")
 

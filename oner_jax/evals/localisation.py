@@ -100,71 +100,93 @@ def localisation(
     boxes: Sequence[Boxes],
     pictures: Int64[np.ndarray, "queries"],
 ) -> dict[str, Measurement]:
-    """Score the pointing game, which object and box accuracy, each with its controls.
+    """Score maps in every way: `pointing` and `box_accuracy`.
 
     `maps` are those of the phrases asked for, `other_maps` those of phrases that the same pictures
-    do not show: what they score comes from things standing out, not from the phrase.
+    do not show: what they score comes from things standing out, not from the phrase. Ties count
+    against the model. Raises ValueError where no picture is left to score, or none to develop on.
+    """
+    return {
+        **pointing(maps, other_maps, boxes, pictures),
+        **box_accuracy(maps, other_maps, boxes, pictures),
+    }
+
+
+def pointing(
+    maps: Float[np.ndarray, "queries patches"],
+    other_maps: Float[np.ndarray, "queries patches"],
+    boxes: Sequence[Boxes],
+    pictures: Int64[np.ndarray, "queries"],
+) -> dict[str, Measurement]:
+    """Score the pointing game and which object, with their controls.
 
     `pointing`: the hottest point is inside a box; chance is a random point. Controls: the point in
     the middle; `pointing_any_object`, inside a box of any phrase of the picture; and
-    `pointing_salient`, the middle of one of these boxes drawn at random: what somebody scores who
-    sees the things and does not read the phrase. `which_object`: among the boxes of the picture's
-    phrases, the hottest on average is the right one, where there are several.
-
-    `box`: MaxBoxAcc, an overlap (IoU) of at least a half with a box, at the threshold that is best
-    on the development pictures (`is_scored`); chance deals out the model's own boxes at random.
-    Controls: the box around the middle of the size that is best there, and the whole picture.
-    Ties count against the model.
+    `pointing_salient`, the middle of one of these boxes drawn at random, as by somebody who sees
+    the things and does not read the phrase. `which_object`: among the boxes of the picture's
+    phrases, where there are several, the hottest on average is the right one.
     """
+    scored = _scored(pictures)
     inside = np.stack([_inside(own) for own in boxes])
-    right = _alternatives(boxes)
-    scored = is_scored(pictures)
-    if not scored.any() or scored.all():
-        raise ValueError("give two pictures or more: some of them choose the threshold")
-    middle = MAP_SIDE // 2
     heat, other_heat = upsampled(maps), upsampled(other_maps)
     anywhere = np.zeros((pictures.max() + 1, *inside.shape[1:]), bool)
     np.logical_or.at(anywhere, pictures, inside)
-    salient, share = _middles_of_any(boxes, pictures), _objects_share(inside, pictures)
+    middle, a_point = MAP_SIDE // 2, float(inside[scored].mean())
+    values: dict[str, tuple[np.ndarray, float]] = {
+        "pointing": (_pointing(heat, inside), a_point),
+        "pointing_other_phrase": (_pointing(other_heat, inside), a_point),
+        "pointing_centre": (inside[:, middle, middle], a_point),
+        "pointing_salient": (_middles_of_any(boxes, pictures), a_point),
+        "pointing_any_object": (
+            _pointing(heat, anywhere[pictures]),
+            float(anywhere[pictures[scored]].mean()),
+        ),
+    }
+    found = {
+        name: Measurement.mean(own[scored], chance, pictures[scored])
+        for name, (own, chance) in values.items()
+    }
+    share = _objects_share(inside, pictures)
+    several = scored & (share < 1)
+    if several.any():
+        for name, own in (("which_object", heat), ("which_object_other_phrase", other_heat)):
+            right = which_object(own, inside, pictures)[several]
+            found[name] = Measurement.mean(right, float(share[several].mean()), pictures[several])
+    return found
+
+
+def box_accuracy(
+    maps: Float[np.ndarray, "queries patches"],
+    other_maps: Float[np.ndarray, "queries patches"],
+    boxes: Sequence[Boxes],
+    pictures: Int64[np.ndarray, "queries"],
+) -> dict[str, Measurement]:
+    """Score the boxes around what is hot (MaxBoxAcc), with their controls.
+
+    A box is right with an overlap (IoU) of at least a half with a right one, at the threshold that
+    is best on the development pictures; chance deals out the model's own boxes at random.
+    Controls: the box around the middle of the size that is best there, and the whole picture.
+    """
+    scored = _scored(pictures)
+    right = _alternatives(boxes)
     found, other_found = (_boxes_at_best_threshold(m, right, scored) for m in (maps, other_maps))
     fixed = np.stack([_fits(_centre_box(side), right) for side in CENTRE_BOX_SIDES.tolist()])
     best = int(np.argmax(fixed[:, ~scored].mean(axis=1)))
     dealt = float(np.mean([_fits(box, right[scored]) for box in found[scored]]))
-    a_point = float(inside[scored].mean())
-    pointed = {
-        "pointing": (_pointing(heat, inside), a_point),
-        "pointing_other_phrase": (_pointing(other_heat, inside), a_point),
-        "pointing_centre": (inside[:, middle, middle], a_point),
-        "pointing_salient": (salient, a_point),
-        "pointing_any_object": (
-            _pointing(heat, anywhere[pictures]),
-            float(anywhere[pictures][scored].mean()),
-        ),
-    }
-    several = scored & (share < 1)
-    an_object = float(share[several].mean()) if several.any() else np.nan
-    chosen = {
-        "which_object": which_object(heat, inside, pictures),
-        "which_object_other_phrase": which_object(other_heat, inside, pictures),
-    }
-    boxed = {
+    values = {
         "box": _fits(found, right)[scored],
         "box_other_phrase": _fits(other_found, right)[scored],
         "box_centre": fixed[best, scored],
         "box_whole": fixed[-1, scored],
     }
-    return {
-        **{
-            name: Measurement.mean(own[scored], chance, pictures[scored])
-            for name, (own, chance) in pointed.items()
-        },
-        **{
-            name: Measurement.mean(own[several], an_object, pictures[several])
-            for name, own in chosen.items()
-            if several.any()
-        },
-        **{name: Measurement.mean(own, dealt, pictures[scored]) for name, own in boxed.items()},
-    }
+    return {name: Measurement.mean(own, dealt, pictures[scored]) for name, own in values.items()}
+
+
+def _scored(pictures: np.ndarray) -> Bool[np.ndarray, "queries"]:
+    scored = is_scored(pictures)
+    if not scored.any() or scored.all():
+        raise ValueError("give two pictures or more: the first is for development")
+    return scored
 
 
 def is_scored(pictures: Int64[np.ndarray, "queries"]) -> Bool[np.ndarray, "queries"]:
@@ -220,7 +242,7 @@ def _rivals(
 
 
 def _objects_share(inside: np.ndarray, pictures: np.ndarray) -> Float[np.ndarray, "queries"]:
-    """Return what a query's boxes are among the different ones of its picture: a third of three."""
+    """Return one over the number of different objects in a query's picture."""
     found = np.ones(len(pictures))
     for query in range(len(pictures)):
         rivals = {inside[row].tobytes() for row in _rivals(inside, pictures, query)}
@@ -229,7 +251,7 @@ def _objects_share(inside: np.ndarray, pictures: np.ndarray) -> Float[np.ndarray
 
 
 def _middles_of_any(boxes: Sequence[Boxes], pictures: np.ndarray) -> Float[np.ndarray, "queries"]:
-    """Return the share of all boxes of a query's picture whose middles lie in its own."""
+    """Return, for each query, the share of its picture's boxes whose middles lie in its own."""
     found = np.zeros(len(pictures))
     for query, own in enumerate(boxes):
         all_boxes = np.concatenate(

@@ -12,7 +12,12 @@ import numpy as np
 from jaxtyping import Float
 
 from oner_jax.evals.features import PRIMARY, EmbedsViews
-from oner_jax.evals.localisation import development_score, localisation, other_picture
+from oner_jax.evals.localisation import (
+    development_score,
+    localisation,
+    other_picture,
+    pointing,
+)
 from oner_jax.evals.material import PHOTOGRAPHS, PLAIN, Material
 from oner_jax.evals.measurement import Measurement, absent, measured
 from oner_jax.evals.readouts import READ_OUTS, Maps, Phrases, Seen
@@ -46,22 +51,20 @@ def localisation_task(material: Material) -> dict[str, Any]:
     chosen = choose(asked, grounds)
     results: dict[str, Measurement] = {}
     for ground, own in grounds.items():
-        found = {
-            name: localisation(*maps, own.boxes, own.pictures)
-            for name, maps in asked[ground].items()
-        }
         prefix = PREFIXES[ground]
+        in_full = localisation(*asked[ground][chosen], own.boxes, own.pictures)
         results |= {
             f"{prefix}{name}": one
-            for name, one in found[chosen].items()
+            for name, one in in_full.items()
             if ground == PLAIN or name not in MODEL_FREE
         }
-        results |= {
-            f"{prefix}{name}_by_{read_out}": own_found[name]
-            for name in BY_READ_OUT
-            for read_out, own_found in found.items()
-            if name in own_found
-        }
+        for read_out, maps in asked[ground].items():
+            found = in_full if read_out == chosen else pointing(*maps, own.boxes, own.pictures)
+            results |= {
+                f"{prefix}{name}_by_{read_out}": found[name]
+                for name in BY_READ_OUT
+                if name in found
+            }
     return {
         **measured({PRIMARY: results}),
         "patches_per_side": side,
