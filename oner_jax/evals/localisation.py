@@ -203,7 +203,7 @@ def development_score(
     pictures: Int64[np.ndarray, "queries"],
 ) -> float:
     """Return the mean of pointing and which object on the development pictures."""
-    chosen = np.flatnonzero(~is_scored(pictures))
+    chosen = np.flatnonzero(~is_scored(pictures)).tolist()
     own = pictures[chosen]
     inside = np.stack([_inside(boxes[query]) for query in chosen])
     heat = upsampled(maps[chosen])
@@ -254,12 +254,11 @@ def _middles_of_any(boxes: Sequence[Boxes], pictures: np.ndarray) -> Float[np.nd
     """Return, for each query, the share of its picture's boxes whose middles lie in its own."""
     found = np.zeros(len(pictures))
     for query, own in enumerate(boxes):
-        all_boxes = np.concatenate(
-            [boxes[row] for row in np.flatnonzero(pictures == pictures[query])]
-        )
-        middles = np.unique((all_boxes[:, :2] + all_boxes[:, 2:]) / 2, axis=0)[:, None]
-        within = ((middles >= own[:, :2]) & (middles < own[:, 2:])).all(axis=2).any(axis=1)
-        found[query] = within.mean()
+        same = np.flatnonzero(pictures == pictures[query]).tolist()
+        different = np.unique(np.concatenate([boxes[row] for row in same]), axis=0)
+        middles = (different[:, None, :2] + different[:, None, 2:]) / 2
+        within = np.all((middles >= own[:, :2]) & (middles < own[:, 2:]), axis=2)
+        found[query] = np.mean(np.any(within, axis=1))
     return found
 
 

@@ -96,13 +96,18 @@ def cut_windows(
     """Cut an image into overlapping windows, row by row, each resized to `pixels` a side."""
     size, edges = len(image), window_edges().tolist()
     boxes = [(x, y, x + WINDOW_SIDE, y + WINDOW_SIDE) for y in edges for x in edges]
-    return np.stack([_resized(image, pixels, tuple(size * edge for edge in box)) for box in boxes])
+    return np.stack(
+        [
+            _resized(image, pixels, (size * left, size * top, size * right, size * bottom))
+            for left, top, right, bottom in boxes
+        ]
+    )
 
 
 def _resized(
     image: UInt8[np.ndarray, "size size 3"],
     pixels: int,
-    box: tuple[float, ...] | None = None,
+    box: tuple[float, float, float, float] | None = None,
 ) -> UInt8[np.ndarray, "{pixels} {pixels} 3"]:
     whole = Image.fromarray(image)
     return np.asarray(whole.resize((pixels, pixels), Image.Resampling.LANCZOS, box=box))

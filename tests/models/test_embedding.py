@@ -115,8 +115,7 @@ def test_values_are_what_cls_becomes_that_attends_to_one_patch(parts):
 
 def test_words_are_the_mean_of_a_texts_own_states(parts):
     model, parameters, embedder = parts
-    ids = small.batch(model.settings, size=5).text
-    ids = np.concatenate([np.asarray(ids), np.zeros((1, ids.shape[1]), np.int32)])
+    ids = np.pad(np.asarray(small.batch(model.settings, size=5).text), [(0, 1), (0, 0)])
     found = embedder.words(ids)
     reference = oracle.Oracle(parameters, patch_size=4, heads=2)
     for row, own in zip(ids[:-1], found, strict=False):
