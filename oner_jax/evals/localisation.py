@@ -122,8 +122,8 @@ def pointing(
 
     `pointing`: the hottest point is inside a box; chance is a random point. Controls: the point in
     the middle; `pointing_any_object`, inside a box of any phrase of the picture; and
-    `pointing_salient`, the middle of one of these boxes drawn at random, as by somebody who sees
-    the things and does not read the phrase. `which_object`: among the boxes of the picture's
+    `pointing_salient`, the middle of one of these boxes drawn at random, which a model scores that
+    finds things and ignores the phrase. `which_object`: among the boxes of the picture's
     phrases, where there are several, the hottest on average is the right one.
     """
     scored = _scored(pictures)

@@ -97,7 +97,7 @@ def _localisation(
 
 
 def _credits() -> str:
-    """Who took the photographs, as their licence asks for."""
+    """Return who took the photographs, as their licence requires."""
     taken = " and ".join(
         f"{escape(each.file)} by {escape(each.author)} ({escape(each.source)})"
         for each in photographs.PHOTOGRAPHS
@@ -108,7 +108,7 @@ def _credits() -> str:
 def _localised(
     dataset: str, example: Mapping[str, Any], pictures: ReadPictures, cut_outs: ReadCutOuts
 ) -> np.ndarray:
-    """A scene as it was localised in, composed again, or a picture with boxes."""
+    """Compose again a scene that was measured, or return a picture with boxes."""
     if example["layout"] is None:
         whole = pictures(dataset, [example["picture"]])[example["picture"]]
         return np.asarray(whole.resize((SCENE_PIXELS, SCENE_PIXELS)))

@@ -83,6 +83,20 @@ def test_a_cell_is_made_again_when_what_it_was_made_from_changed(colour_world, c
     assert json.loads(cell.read_text())["task"] == "retrieval"
 
 
+def test_another_grid_makes_the_cells_of_localisation_again(colour_world):
+    evaluate(colour_world)
+    subject, _ = colour_world.subject()
+    finer = evaluate_subject(subject, [colour_world.dataset()], patches_per_side=20)["val"]
+    assert finer["localisation"].content["patches_per_side"] == 20
+    plain = finer["localisation"].content["examples"]["plain"]
+    read_out = finer["localisation"].content["read_out"]
+    sizes = {len(query["map"]) for example in plain for query in example["queries"]}
+    assert sizes == {144 if read_out == "windows" else 400}
+    again = evaluate_subject(subject, [colour_world.dataset()])["val"]
+    assert again["localisation"].content["patches_per_side"] == 12
+    assert again["retrieval"] == finer["retrieval"]  # with the time at which it was made
+
+
 def test_a_failure_leaves_finished_cells_and_no_half_ones(colour_world, monkeypatch):
     def fail(material: Any) -> Any:
         raise RuntimeError("killed")
