@@ -29,7 +29,7 @@ from PIL import Image
 
 from oner_jax.data.cores import available_cores
 from oner_jax.data.image_files import UnfitImage, file_pixels, open_image
-from oner_jax.data.preprocessing import encoder_pixels, on_white, squeezed_pixels
+from oner_jax.data.preprocessing import encoder_pixels, on_white
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
 from oner_jax.models.embedding import Embedder
@@ -158,21 +158,29 @@ class Model:
         return np.asarray(a, np.float32) @ np.asarray(b, np.float32).T
 
     def localize(
-        self, image: Picture, phrase: str, *, threshold: float = _DEFAULT_THRESHOLD
+        self,
+        image: Picture,
+        phrase: str,
+        *,
+        threshold: float = _DEFAULT_THRESHOLD,
+        read_out: str | None = None,
+        patches_per_side: int | None = None,
     ) -> Localization:
         """Where in a picture is what the phrase names?
 
-        The phrase's embedding against the last-layer state of every patch of the whole picture, as
-        evaluation does it. `box` is around what is hotter than `threshold`, from 0 to 1.
+        `read_out` is how the map is read, as evaluation does it: by default "windows", parts of
+        the picture each embedded as a picture, or "values", "projected" or "backbone" of the
+        patches (`oner_jax.evals.readouts`). The picture is then read as `patches_per_side` squared
+        patches, by default 12 a side or the model's own if they are more. `box` is around what is
+        hotter than `threshold`, from 0 to 1.
         """
         # Labelling regions takes SciPy, which embedding does without.
-        from oner_jax.evals import localisation
+        from oner_jax.evals import localisation, readouts
 
         with _naming(image, "image"):
             picture = on_white(_image_of(image))
-        pixels = squeezed_pixels(picture, self.settings.image_size)
-        patches = self._embedder.patches(pixels[None]).projected
-        maps = localisation.heat_maps(self.embed(texts=phrase), patches)
+        ids = self.token_ids([phrase])
+        maps = readouts.map_of(self._embedder, picture, ids, read_out, patches_per_side)
         heat = localisation.from_cold_to_hot(localisation.upsampled(maps))
         box = localisation.boxes_around_largest(heat, threshold)[0]
         left, top, right, bottom = (box * [*picture.size, *picture.size]).tolist()

@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from oner_jax.errors import InputError, run_program
-from oner_jax.evals import outputs
+from oner_jax.evals import outputs, readouts
 from oner_jax.evals.differences import HEADER, difference_rows
 from oner_jax.evals.evaluation import Request, Results, measure
 from oner_jax.evals.following import follow
@@ -49,6 +49,14 @@ TASK_NAMES = flags.DEFINE_list(
 UNTRAINED_TOO = flags.DEFINE_bool("untrained", True, "Show the untrained model beside the run.")
 TEMPLATES = flags.DEFINE_string(
     "templates", "", "Prompt templates of zero-shot tasks; default: those of the dataset."
+)
+PATCHES_PER_SIDE = flags.DEFINE_integer(
+    "patches_per_side",
+    0,
+    f"Grid on which things are localised; 0: {readouts.PATCHES_PER_SIDE}, or the model's own if "
+    "that is finer.",
+    lower_bound=0,
+    upper_bound=readouts.MAXIMUM_PATCHES_PER_SIDE,
 )
 FOLLOW = flags.DEFINE_bool("follow", False, "Evaluate further checkpoints as they are saved.")
 FORCE = flags.DEFINE_bool("force", False, "Compute finished results again.")
@@ -86,6 +94,7 @@ def main(_: Sequence[str]) -> None:
         compare=COMPARE.value,
         boxes=[Path(file) for file in BOXES.value],
         templates=TEMPLATES.value,
+        patches_per_side=PATCHES_PER_SIDE.value,
         untrained=UNTRAINED_TOO.value,
         force=FORCE.value,
         out=OUT.value,

@@ -120,7 +120,7 @@ def test_similarity_is_the_cosine(model):
 
 def test_localisation_is_that_of_evaluation(model, run):
     pixels = picture(5, 90, 120)
-    found = model.localize(pixels, "a red bicycle")
+    found = model.localize(pixels, "a red bicycle", read_out="projected", patches_per_side=4)
     assert found.heat_map.shape == (90, 120)
     assert found.heat_map.dtype == np.float32
     assert 0 <= found.heat_map.min() < 0.1
@@ -142,6 +142,19 @@ def test_localisation_is_that_of_evaluation(model, run):
     assert abs(hottest[1] / 120 - (column + 0.5) / 4) < 0.25
     inside = heat[round(top) : round(bottom), round(left) : round(right)]
     assert inside.mean() > heat.mean()
+
+
+def test_a_finer_grid_and_other_read_outs_give_other_maps(model):
+    pixels = picture(5, 90, 120)
+    maps = [
+        model.localize(pixels, "a red bicycle", read_out=read_out, patches_per_side=side).heat_map
+        for read_out, side in ((None, None), ("values", None), ("values", 12), ("values", 6))
+    ]
+    np.testing.assert_array_equal(maps[1], maps[2])  # 12 is the default
+    for first, second in ((0, 1), (1, 3)):
+        assert np.abs(maps[first] - maps[second]).max() > 0.1
+    with pytest.raises(InputError, match=r"read_out='cls' is not one of projected, backbone"):
+        model.localize(pixels, "a red bicycle", read_out="cls")
 
 
 def test_an_export_embeds_like_its_run(model, exported):

@@ -1,14 +1,16 @@
 """A split as evaluation reads it: in its order on disk, the middle of every picture."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from oner_jax.data import images, records
+from oner_jax.data.cut_outs import cut_out
 from oner_jax.data.host_tensorflow import tf
+from oner_jax.data.image_files import open_image
 from oner_jax.data.reading.decoding import (
     FEATURES,
     ArrayIterator,
@@ -32,6 +34,13 @@ class EvaluationSet:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def cut_outs(
+        self, rows: Sequence[int], side: int
+    ) -> Iterator[UInt8[np.ndarray, "side side 4"]]:
+        """Yield the things in the pictures at these rows, cut out (`cut_outs.py`)."""
+        for record in self.split.records(rows):
+            yield cut_out(open_image(record.image), side)
 
     def image_batches(
         self, batch_size: int, rows: Int64[np.ndarray, " chosen"] | None = None

@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from etils import epath
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from oner_jax.configuration import nearest
 from oner_jax.data.boxes import content_hash, read_boxes
+from oner_jax.data.cut_outs import cut_out
 from oner_jax.data.image_files import open_image
 from oner_jax.data.preprocessing import on_white
 from oner_jax.errors import InputError
@@ -54,7 +57,7 @@ class Place:
         from oner_jax.data.records import open_split
 
         if self.boxes is not None:
-            load_boxed = functools.partial(read_boxes, self.boxes, image_size)
+            load_boxed = functools.partial(read_boxes, self.boxes)
             return Dataset(name, self.content_hash(), load_boxed=load_boxed)
         training = self.training
         return Dataset(
@@ -77,6 +80,18 @@ class Place:
         return {
             index: on_white(open_image(Record.parse(record).image))
             for index, record in zip(indices, serialised, strict=True)
+        }
+
+    def cut_outs(
+        self, indices: Sequence[int], side: int
+    ) -> dict[int, UInt8[np.ndarray, "side side 4"]]:
+        """The things in pictures, cut out of their ground in RGBA, by their index."""
+        from oner_jax.data.records import open_split
+
+        records = open_split(self.split).records(indices)
+        return {
+            index: cut_out(open_image(record.image), side)
+            for index, record in zip(indices, records, strict=True)
         }
 
 

@@ -37,7 +37,8 @@ from oner_jax.training.workdir import revision
 class Request:
     """What is to be evaluated, as the flags of the same names say it.
 
-    Empty `tasks` are the standard ones. `out` is where everything goes; without it, cells are in
+    Empty `tasks` are the standard ones. `patches_per_side` is the grid on which things are
+    localised (0: the default). `out` is where everything goes; without it, cells are in
     the `eval/` of their own run.
     """
 
@@ -49,6 +50,7 @@ class Request:
     compare: Sequence[str] = ()
     boxes: Sequence[Path] = ()
     templates: str = ""
+    patches_per_side: int = 0
     untrained: bool = True
     force: bool = False
     out: epath.PathLike | None = None
@@ -153,6 +155,7 @@ def measure(request: Request) -> Results:
             force=request.force,
             origin=origin,
             announce=_announce,
+            patches_per_side=request.patches_per_side,
         )
         return Column(label, checkpoint.run, checkpoint.number, cells)
 

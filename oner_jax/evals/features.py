@@ -52,6 +52,9 @@ class PatchOutputs(Protocol):
     @property
     def backbone(self) -> Float32[np.ndarray, "n patches width"]: ...
 
+    @property
+    def values(self) -> Float32[np.ndarray, "n patches features"]: ...
+
 
 @runtime_checkable
 class EmbedsViews(Protocol):
@@ -62,6 +65,16 @@ class EmbedsViews(Protocol):
         """Those of I, T and IT that the model has."""
         ...
 
+    @property
+    def image_size(self) -> int:
+        """The side in pixels of the images that the model was trained on."""
+        ...
+
+    @property
+    def patch_size(self) -> int:
+        """The side in pixels of a patch."""
+        ...
+
     def __call__(
         self,
         images: UInt8[np.ndarray, "n size size 3"] | None = None,
@@ -69,6 +82,8 @@ class EmbedsViews(Protocol):
     ) -> Outputs: ...
 
     def patches(self, images: UInt8[np.ndarray, "n size size 3"]) -> PatchOutputs: ...
+
+    def words(self, text: Int32[np.ndarray, "n tokens"]) -> Float32[np.ndarray, "n width"]: ...
 
 
 @runtime_checkable
@@ -97,6 +112,12 @@ class Examples(Pictures, Protocol):
 
     @property
     def metadata(self) -> Sequence[Mapping[str, str]]: ...
+
+    def cut_outs(
+        self, rows: Sequence[int], side: int
+    ) -> Iterator[UInt8[np.ndarray, "side side 4"]]:
+        """Yield the things in the pictures at these rows, in RGBA, cut out of their ground."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,29 +1,24 @@
 """Zero-shot localisation: where in a picture is what a phrase names?
 
 METHOD section 4: the phrase's embedding against every last-layer patch state, both at unit length,
-softmax over patches, bicubic up-sampling. No gradient, no box and no mask was trained on.
+softmax over patches, bicubic up-sampling. No gradient, no box and no mask was trained on. This is
+what maps are and how they are scored; `readouts.py` has other ways to read them from a model.
 """
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from scipy import ndimage
 
-from oner_jax.evals.features import PRIMARY, SPACES
-from oner_jax.evals.material import Material
-from oner_jax.evals.measurement import Measurement, absent, measured
-from oner_jax.evals.scenes import BoxedPictures, ComposedScenes
+from oner_jax.evals.measurement import Measurement
 
 MAP_SIDE = 48  # pixels of an up-sampled map; boxes are compared to this precision
 THRESHOLDS = np.linspace(0.1, 0.9, 17)
 SMALLEST_OVERLAP = 0.5
 CENTRE_BOX_SIDES = np.linspace(0.2, 1.0, 17)
-EXAMPLE_SCENES = 4
-IMAGES_AT_ONCE = 128  # the embedder's batch; patch states of many large pictures are not kept
+DEVELOPMENT_EVERY = 4  # of so many pictures one helps to choose, and the others are scored
 
 Boxes = Float[np.ndarray, "_ 4"]  # left, top, right, bottom as parts of the side
 
@@ -105,45 +100,166 @@ def localisation(
     boxes: Sequence[Boxes],
     pictures: Int64[np.ndarray, "queries"],
 ) -> dict[str, Measurement]:
-    """The pointing game and box accuracy, each beside what needs no model or no phrase.
+    """Score maps in every way: `pointing` and `box_accuracy`.
 
     `maps` are those of the phrases asked for, `other_maps` those of phrases that the same pictures
-    do not show: what they score comes from things standing out, not from the phrase.
-
-    `pointing`: the hottest point is inside a box; chance is a random point. `box`: MaxBoxAcc, an
-    overlap (IoU) of at least a half with a box, at the threshold that is best on the pictures of
-    even number, scored on the others; chance deals out the model's own boxes at random. Beside
-    them the point in the middle, the box around the middle of the size that is best on the first
-    half, and the whole picture. Ties count against the model.
+    do not show: what they score comes from things standing out, not from the phrase. Ties count
+    against the model. Raises ValueError where no picture is left to score, or none to develop on.
     """
+    return {
+        **pointing(maps, other_maps, boxes, pictures),
+        **box_accuracy(maps, other_maps, boxes, pictures),
+    }
+
+
+def pointing(
+    maps: Float[np.ndarray, "queries patches"],
+    other_maps: Float[np.ndarray, "queries patches"],
+    boxes: Sequence[Boxes],
+    pictures: Int64[np.ndarray, "queries"],
+) -> dict[str, Measurement]:
+    """Score the pointing game and which object, with their controls.
+
+    `pointing`: the hottest point is inside a box; chance is a random point. Controls: the point in
+    the middle; `pointing_any_object`, inside a box of any phrase of the picture; and
+    `pointing_salient`, the middle of one of these boxes drawn at random, which a model scores that
+    finds things and ignores the phrase. `which_object`: among the boxes of the picture's
+    phrases, where there are several, the hottest on average is the right one.
+    """
+    scored = _scored(pictures)
     inside = np.stack([_inside(own) for own in boxes])
+    heat, other_heat = upsampled(maps), upsampled(other_maps)
+    anywhere = np.zeros((pictures.max() + 1, *inside.shape[1:]), bool)
+    np.logical_or.at(anywhere, pictures, inside)
+    middle, a_point = MAP_SIDE // 2, float(inside[scored].mean())
+    values: dict[str, tuple[np.ndarray, float]] = {
+        "pointing": (_pointing(heat, inside), a_point),
+        "pointing_other_phrase": (_pointing(other_heat, inside), a_point),
+        "pointing_centre": (inside[:, middle, middle], a_point),
+        "pointing_salient": (_middles_of_any(boxes, pictures), a_point),
+        "pointing_any_object": (
+            _pointing(heat, anywhere[pictures]),
+            float(anywhere[pictures[scored]].mean()),
+        ),
+    }
+    found = {
+        name: Measurement.mean(own[scored], chance, pictures[scored])
+        for name, (own, chance) in values.items()
+    }
+    share = _objects_share(inside, pictures)
+    several = scored & (share < 1)
+    if several.any():
+        for name, own in (("which_object", heat), ("which_object_other_phrase", other_heat)):
+            right = which_object(own, inside, pictures)[several]
+            found[name] = Measurement.mean(right, float(share[several].mean()), pictures[several])
+    return found
+
+
+def box_accuracy(
+    maps: Float[np.ndarray, "queries patches"],
+    other_maps: Float[np.ndarray, "queries patches"],
+    boxes: Sequence[Boxes],
+    pictures: Int64[np.ndarray, "queries"],
+) -> dict[str, Measurement]:
+    """Score the boxes around what is hot (MaxBoxAcc), with their controls.
+
+    A box is right with an overlap (IoU) of at least a half with a right one, at the threshold that
+    is best on the development pictures; chance deals out the model's own boxes at random.
+    Controls: the box around the middle of the size that is best there, and the whole picture.
+    """
+    scored = _scored(pictures)
     right = _alternatives(boxes)
-    scored = pictures % 2 == 1
-    if not scored.any() or scored.all():
-        raise ValueError("give two pictures or more: one half chooses the threshold")
-    middle = MAP_SIDE // 2
-    hits = _pointing(upsampled(maps), inside)
-    other_hits = _pointing(upsampled(other_maps), inside)
-    chance = float(inside.mean())
     found, other_found = (_boxes_at_best_threshold(m, right, scored) for m in (maps, other_maps))
     fixed = np.stack([_fits(_centre_box(side), right) for side in CENTRE_BOX_SIDES.tolist()])
     best = int(np.argmax(fixed[:, ~scored].mean(axis=1)))
     dealt = float(np.mean([_fits(box, right[scored]) for box in found[scored]]))
-    pointed = {
-        "pointing": hits,
-        "pointing_other_phrase": other_hits,
-        "pointing_centre": inside[:, middle, middle],
-    }
-    boxed = {
+    values = {
         "box": _fits(found, right)[scored],
         "box_other_phrase": _fits(other_found, right)[scored],
         "box_centre": fixed[best, scored],
         "box_whole": fixed[-1, scored],
     }
-    return {
-        **{name: Measurement.mean(own, chance, pictures) for name, own in pointed.items()},
-        **{name: Measurement.mean(own, dealt, pictures[scored]) for name, own in boxed.items()},
-    }
+    return {name: Measurement.mean(own, dealt, pictures[scored]) for name, own in values.items()}
+
+
+def _scored(pictures: np.ndarray) -> Bool[np.ndarray, "queries"]:
+    scored = is_scored(pictures)
+    if not scored.any() or scored.all():
+        raise ValueError("give two pictures or more: the first is for development")
+    return scored
+
+
+def is_scored(pictures: Int64[np.ndarray, "queries"]) -> Bool[np.ndarray, "queries"]:
+    """Return which queries are scored; the others, of every fourth picture, are for development.
+
+    Read-outs and thresholds are chosen on the latter.
+    """
+    return pictures % DEVELOPMENT_EVERY != 0
+
+
+def development_score(
+    maps: Float[np.ndarray, "queries patches"],
+    boxes: Sequence[Boxes],
+    pictures: Int64[np.ndarray, "queries"],
+) -> float:
+    """Return the mean of pointing and which object on the development pictures."""
+    chosen = np.flatnonzero(~is_scored(pictures)).tolist()
+    own = pictures[chosen]
+    inside = np.stack([_inside(boxes[query]) for query in chosen])
+    heat = upsampled(maps[chosen])
+    hits = [_pointing(heat, inside).mean(), which_object(heat, inside, own).mean()]
+    return float(np.mean(hits))
+
+
+def which_object(
+    heat: Float[np.ndarray, "queries side side"],
+    inside: Bool[np.ndarray, "queries side side"],
+    pictures: Int64[np.ndarray, "queries"],
+) -> Bool[np.ndarray, "queries"]:
+    """Return whether the mean heat in a query's own boxes is above that in all others' there.
+
+    The others are those of the other phrases of its picture, unless they are the same boxes. A
+    query without any is never wrong.
+    """
+    right = np.zeros(len(heat), bool)
+    sizes = np.maximum(inside.sum(axis=(1, 2)), 1)
+    for query in range(len(pictures)):
+        rivals = _rivals(inside, pictures, query)
+        own, others = (
+            (heat[query] * inside[rows]).sum(axis=(1, 2)) / sizes[rows]
+            for rows in ([query], rivals)
+        )
+        right[query] = own[0] > others.max(initial=-np.inf)
+    return right
+
+
+def _rivals(
+    inside: Bool[np.ndarray, "queries side side"], pictures: np.ndarray, query: int
+) -> Int64[np.ndarray, "rivals"]:
+    """Return the queries of the same picture whose boxes are others."""
+    same = np.flatnonzero(pictures == pictures[query])
+    return same[(inside[same] != inside[query]).any(axis=(1, 2))]
+
+
+def _objects_share(inside: np.ndarray, pictures: np.ndarray) -> Float[np.ndarray, "queries"]:
+    """Return one over the number of different objects in a query's picture."""
+    found = np.ones(len(pictures))
+    for query in range(len(pictures)):
+        rivals = {inside[row].tobytes() for row in _rivals(inside, pictures, query)}
+        found[query] = 1 / (1 + len(rivals))
+    return found
+
+
+def _middles_of_any(boxes: Sequence[Boxes], pictures: np.ndarray) -> Float[np.ndarray, "queries"]:
+    """Return, for each query, the share of its picture's boxes whose middles lie in its own."""
+    found = np.zeros(len(pictures))
+    for query, own in enumerate(boxes):
+        same = np.flatnonzero(pictures == pictures[query]).tolist()
+        different = np.unique(np.concatenate([boxes[row] for row in same]), axis=0)
+        middles = (different[:, None, :2] + different[:, None, 2:]) / 2
+        within = np.all((middles >= own[:, :2]) & (middles < own[:, 2:]), axis=2)
+        found[query] = np.mean(np.any(within, axis=1))
+    return found
 
 
 def _inside(boxes: Boxes) -> Bool[np.ndarray, "side side"]:
@@ -184,64 +300,6 @@ def _centre_box(side: float) -> Float[np.ndarray, "4"]:
     return np.array([0.5 - side / 2] * 2 + [0.5 + side / 2] * 2)
 
 
-def localisation_task(material: Material) -> dict[str, Any]:
-    """Phrases asked of pictures with boxes, in the model's two spaces, and a few maps to show."""
-    boxed = material.boxed
-    pictures = boxed.pictures
-    if len(np.unique(pictures)) < 2:
-        return absent("too few pictures with different captions for a scene")
-    phrases = material.texts(boxed.phrases)
-    other = other_picture(pictures)
-    maps: dict[str, list[np.ndarray]] = {space: [] for space in SPACES}
-    other_maps: dict[str, list[np.ndarray]] = {space: [] for space in SPACES}
-    first = 0
-    for images in boxed.image_batches(IMAGES_AT_ONCE):
-        states = material.model.patches(images)
-        queries = np.flatnonzero((pictures >= first) & (pictures < first + len(images)))
-        for space in SPACES:
-            own = getattr(states, space)[pictures[queries] - first]
-            maps[space].append(heat_maps(phrases[space][queries], own))
-            other_maps[space].append(heat_maps(phrases[space][other[queries]], own))
-        first += len(images)
-    joined = {space: np.concatenate(maps[space]) for space in SPACES}
-    return {
-        **measured(
-            {
-                space: localisation(
-                    joined[space], np.concatenate(other_maps[space]), boxed.boxes, pictures
-                )
-                for space in SPACES
-            }
-        ),
-        "patches": joined[PRIMARY].shape[1],
-        "examples": _examples(boxed, joined),
-    }
-
-
 def other_picture(pictures: Int64[np.ndarray, "queries"]) -> Int64[np.ndarray, "queries"]:
     """For each query, one of another picture: rolled by the most queries that one picture has."""
     return np.roll(np.arange(len(pictures)), np.bincount(pictures).max())
-
-
-def _examples(boxed: BoxedPictures, maps: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """The first pictures, with all their queries; scenes are in random order already."""
-    layouts = boxed.layouts if isinstance(boxed, ComposedScenes) else None
-    shown: list[dict[str, Any]] = []
-    for picture in map(int, np.unique(boxed.pictures)[:EXAMPLE_SCENES]):
-        queries = [
-            {
-                "phrase": boxed.phrases[query],
-                "boxes": np.round(boxed.boxes[query], 4).tolist(),
-                "maps": {space: _for_show(own[query]) for space, own in maps.items()},
-            }
-            for query in map(int, np.flatnonzero(boxed.pictures == picture))
-        ]
-        layout = dataclasses.asdict(layouts[picture]) if layouts else None
-        shown.append({"picture": picture, "layout": layout, "queries": queries})
-    return shown
-
-
-def _for_show(heat: Float[np.ndarray, "patches"]) -> list[float]:
-    """A map from 0 (its coldest patch) to 1 (its hottest)."""
-    spread = max(float(np.ptp(heat)), float(np.finfo(np.float32).tiny))
-    return np.round((heat - heat.min()) / spread, 3).tolist()

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int32, Int64, UInt8
 
 from oner_jax.evals.captions import distinct
 from oner_jax.evals.features import (
@@ -24,36 +24,49 @@ from oner_jax.evals.features import (
     encode_texts,
 )
 from oner_jax.evals.labelled import SharedClasses, shared_classes
-from oner_jax.evals.scenes import BoxedPictures, ComposedScenes, compose_all, plan_scenes
+from oner_jax.evals.readouts import grid_side, picture_side
+from oner_jax.evals.scenes import (
+    BoxedPictures,
+    ComposedScenes,
+    Layout,
+    compose_all,
+    on_photographs,
+    plan_scenes,
+)
 from oner_jax.evals.templates import prompt_template, template_set
 
 SCENE_SCALE = 2  # a scene's side in those of the model's pictures: objects come at trained size
+LOCALISED_SCENES = 128  # fewer than there are: each is read in several ways, on two grounds
+PLAIN, PHOTOGRAPHS = "plain", "photographs"
 
 
 class Material:
     """One set of weights and one dataset.
 
-    `load_boxed` gives pictures with boxes where the dataset is made of them; other datasets have
-    scenes composed of their own pictures. `load_training` gives the training split beside the
-    dataset, where there is one.
+    `load_boxed` gives pictures with boxes, at a size in pixels, where the dataset is made of them;
+    other datasets have scenes composed of their own pictures. `load_training` gives the training
+    split beside the dataset, where there is one. Things are localised on `patches_per_side` patches
+    (0: the default of `readouts.grid_side`).
     """
 
     def __init__(
         self,
         *,
         load_examples: Callable[[], Examples] | None,
-        load_boxed: Callable[[], BoxedPictures] | None,
+        load_boxed: Callable[[int], BoxedPictures] | None,
         load_training: Callable[[], Examples] | None,
         load_model: Callable[[], EmbedsViews],
         load_momentum: Callable[[], EmbedsViews] | None,
         tokenize: Tokenize,
         templates: str,
         announce: Callable[[str], RowsDone],
+        patches_per_side: int = 0,
     ):
         self._load_examples, self._load_boxed = load_examples, load_boxed
         self._load_training = load_training
         self._load_model, self._load_momentum = load_model, load_momentum
         self._tokenize, self._templates = tokenize, templates
+        self._asked_patches_per_side = patches_per_side
         self.announce = announce
 
     @functools.cached_property
@@ -132,25 +145,47 @@ class Material:
         return self.shared_classes
 
     @functools.cached_property
-    def scenes(self) -> ComposedScenes:
-        """Scenes of several pictures of the dataset; empty where there are too few for one."""
+    def _layouts(self) -> list[Layout]:
         concepts = [own.get("concept", "") for own in self.examples.metadata]
-        layouts = plan_scenes(self.corpus.gallery.main, concepts)
-        shown = sorted({picture for layout in layouts for picture in layout.pictures})
-        pixels = dict(zip(shown, self.images(shown), strict=True))
-        size = SCENE_SCALE * self.examples.image_size
-        return compose_all(layouts, pixels, self.corpus.main_captions, size)
+        return plan_scenes(self.corpus.gallery.main, concepts)
 
     @functools.cached_property
-    def boxed(self) -> BoxedPictures:
-        """Pictures in which it is known where things are."""
-        return self.scenes if self._load_boxed is None else self._load_boxed()
+    def scenes(self) -> ComposedScenes:
+        """Scenes of several pictures of the dataset; empty where there are too few for one."""
+        shown = sorted({picture for layout in self._layouts for picture in layout.pictures})
+        pixels = dict(zip(shown, self.images(shown), strict=True))
+        size = SCENE_SCALE * self.examples.image_size
+        return compose_all(self._layouts, pixels, self.corpus.main_captions, size)
+
+    @property
+    def patches_per_side(self) -> int:
+        """The grid on which things are localised."""
+        return grid_side(self.model, self._asked_patches_per_side)
+
+    @functools.cached_property
+    def grounds(self) -> Mapping[str, BoxedPictures]:
+        """Pictures in which it is known where things are, at the size in which they are localised.
+
+        Scenes come twice: the same ones on white and in front of photographs.
+        """
+        size = picture_side(self.model, self.patches_per_side)
+        if self._load_boxed is not None:
+            return {PLAIN: self._load_boxed(size)}
+        layouts = self._layouts[:LOCALISED_SCENES]
+        shown = sorted({picture for layout in layouts for picture in layout.pictures})
+        pixels = dict(zip(shown, self.examples.cut_outs(shown, size // 2), strict=True))
+        captions = self.corpus.main_captions
+        return {
+            PLAIN: compose_all(layouts, pixels, captions, size),
+            PHOTOGRAPHS: compose_all(on_photographs(layouts), pixels, captions, size),
+        }
 
     @property
     def size(self) -> tuple[int, int]:
         """How many pictures and different captions (or phrases) the dataset has."""
         if self._load_examples is None:
-            return len(np.unique(self.boxed.pictures)), len(set(self.boxed.phrases))
+            boxed = self.grounds[PLAIN]
+            return len(np.unique(boxed.pictures)), len(set(boxed.phrases))
         return len(self.corpus.main_captions), len(self.corpus.gallery.texts)
 
     @property
@@ -167,6 +202,10 @@ class Material:
             size = self.examples.image_size
             return np.empty((0, size, size, 3), np.uint8)
         return np.concatenate(list(self.examples.image_batches(BATCH_SIZE, rows)))
+
+    def ids(self, texts: Sequence[str]) -> Int32[np.ndarray, "n tokens"]:
+        """What the model reads of texts."""
+        return self._tokenize(texts)
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         """T of texts that are in no caption gallery, such as prompts."""

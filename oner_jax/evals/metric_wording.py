@@ -3,6 +3,7 @@
 import dataclasses
 
 from oner_jax.evals.corruptions import CORRUPTIONS
+from oner_jax.evals.readouts import READ_OUTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +176,7 @@ GEOMETRY = {
     ),
 }
 
-LOCALISATION = {
+_ON_GROUNDS = {
     "pointing": Wording(
         "pointing game",
         "The hottest point of the phrase's map lies in the box of the thing it names.",
@@ -187,13 +188,25 @@ LOCALISATION = {
         "comes from things standing out.",
         "a random point",
     ),
-    "pointing_centre": Wording(
-        "… always the middle", "No model: the middle of the picture.", "a random point"
+    "pointing_any_object": Wording(
+        "… on any of the things",
+        "The hottest point lies in the box of some thing of the picture, right or wrong.",
+        "a random point",
+    ),
+    "which_object": Wording(
+        "which of the things?",
+        "Among the boxes of the things in the picture, the right one is the hottest on average.",
+        "one of the things at random",
+    ),
+    "which_object_other_phrase": Wording(
+        "… asked for something else",
+        "The same for a phrase that names nothing in the picture.",
+        "one of the things at random",
     ),
     "box": Wording(
         "box found",
-        "The box around the hot region overlaps the right one by half or more (IoU; MaxBoxAcc), on "
-        "the half of the pictures that did not choose the threshold.",
+        "The box around the hot region overlaps the right one by half or more (IoU; MaxBoxAcc). "
+        "The threshold is chosen on the pictures that are not scored.",
         "the same boxes dealt out at random",
     ),
     "box_other_phrase": Wording(
@@ -201,13 +214,44 @@ LOCALISATION = {
         "The same for a phrase that names nothing in the picture, its own threshold chosen.",
         "as above",
     ),
-    "box_centre": Wording(
-        "… a box around the middle",
-        "No model: the size that is best on the other half.",
-        "as above",
-    ),
-    "box_whole": Wording("… the whole picture", "No model: everything.", "as above"),
 }
+
+LOCALISATION = (
+    _ON_GROUNDS
+    | {
+        "pointing_centre": Wording(
+            "pointing: always the middle", "No model: the middle of the picture.", "a random point"
+        ),
+        "pointing_salient": Wording(
+            "pointing: any thing at random",
+            "No phrase: the middle of one of the things in the picture, drawn at random.",
+            "a random point",
+        ),
+        "box_centre": Wording(
+            "box: one around the middle",
+            "No model: the size that is best on the pictures that are not scored.",
+            "as above",
+        ),
+        "box_whole": Wording("box: the whole picture", "No model: everything.", "as above"),
+    }
+    | {
+        f"photo_{name}": dataclasses.replace(
+            words, title=f"in front of photographs: {words.title.removeprefix('… ')}"
+        )
+        for name, words in _ON_GROUNDS.items()
+    }
+    | {
+        f"{prefix}{name}_by_{read_out}": Wording(
+            f"{where}{words.title}: {row.title}",
+            "The same read from the model in this way, chosen or not.",
+            words.reference,
+        )
+        for prefix, where in (("", ""), ("photo_", "in front of photographs: "))
+        for name, words in _ON_GROUNDS.items()
+        if name in ("pointing", "which_object")
+        for read_out, row in READ_OUTS.items()
+    }
+)
 
 REASONING = {
     "name_place": Wording(

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from etils import epath
 
 from oner_jax.evals import wording
@@ -57,6 +58,7 @@ def _report(request: Request, results: Results, column: Column) -> epath.Path:
         columns=by_label([column, *beside]),
         history=History.read(checkpoint.workdir, column.step),
         pictures=functools.partial(_pictures, results),
+        cut_outs=functools.partial(_cut_outs, results),
         descriptions={
             name: wording.DATASETS[place.split]
             for name, place in results.places.items()
@@ -74,3 +76,9 @@ def _report(request: Request, results: Results, column: Column) -> epath.Path:
 
 def _pictures(results: Results, dataset: str, indices: Sequence[int]) -> "dict[int, Image]":
     return results.places[dataset].pictures(indices)
+
+
+def _cut_outs(
+    results: Results, dataset: str, indices: Sequence[int], side: int
+) -> dict[int, np.ndarray]:
+    return results.places[dataset].cut_outs(indices, side)

@@ -27,7 +27,7 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "few_shot": ("shots_8",),
     "transfer": ("image_to_text", "text_to_image"),
     "geometry": ("centroid_distance", "modality_classifier"),
-    "localisation": ("pointing",),
+    "localisation": ("pointing", "which_object"),
     "reasoning": ("name_flip",),
     "multimodal": ("joint_R@10",),
     "robustness": ("_corrupted",),

@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from oner_jax.evals import gallery, metric_wording, page, scene_figures, sections, wording
+from oner_jax.evals import (
+    gallery,
+    metric_wording,
+    page,
+    photographs,
+    scene_figures,
+    sections,
+    wording,
+)
 from oner_jax.evals.features import PRIMARY
 from oner_jax.evals.figures import Theme
+from oner_jax.evals.material import PHOTOGRAPHS
 from oner_jax.evals.measurement import format_value
+from oner_jax.evals.readouts import READ_OUTS
 from oner_jax.evals.retrieval import RECALL_AT
 from oner_jax.evals.scenes import Layout, compose
 from oner_jax.evals.suite import Cell
@@ -23,10 +33,13 @@ if TYPE_CHECKING:
 SCENE_PIXELS = 288
 
 ReadPictures = Callable[[str, Sequence[int]], Mapping[int, Image.Image]]
+ReadCutOuts = Callable[[str, Sequence[int], int], Mapping[int, np.ndarray]]
 AddFigure = Callable[[str, str, "Callable[[Theme], Figure]"], str]
 
 
-def properties(columns: Columns, pictures: ReadPictures, add_figure: AddFigure) -> str:
+def properties(
+    columns: Columns, pictures: ReadPictures, cut_outs: ReadCutOuts, add_figure: AddFigure
+) -> str:
     """Localisation, reasoning and multi-modal retrieval of every dataset.
 
     `add_figure` takes a figure's name, description and drawing function and returns its HTML.
@@ -34,7 +47,7 @@ def properties(columns: Columns, pictures: ReadPictures, add_figure: AddFigure) 
     parts = [f'<h2 id="properties">{sections.LINKS["properties"]}</h2><p>{wording.PROPERTIES}</p>']
     for dataset, cells in next(iter(columns.values())).items():
         if "localisation" in cells:
-            parts.append(_localisation(columns, dataset, pictures, add_figure))
+            parts.append(_localisation(columns, dataset, pictures, cut_outs, add_figure))
         if "reasoning" in cells:
             parts.append(_reasoning(columns, dataset, pictures))
         if "multimodal" in cells:
@@ -55,41 +68,71 @@ def _nothing(cell: Cell) -> str:
 
 
 def _localisation(
-    columns: Columns, dataset: str, pictures: ReadPictures, add_figure: AddFigure
+    columns: Columns,
+    dataset: str,
+    pictures: ReadPictures,
+    cut_outs: ReadCutOuts,
+    add_figure: AddFigure,
 ) -> str:
     cell = _own(columns, dataset, "localisation")
     head = _title(dataset, "where is it?", wording.LOCALISATION_EXPLAINED)
     if "absent" in cell.content:
         return head + _nothing(cell)
-    examples = cell.content["examples"]
-    draw = functools.partial(
-        scene_figures.heat_maps,
-        pictures=[_scene(dataset, example, pictures) for example in examples],
-        examples=examples,
-    )
-    figures = [
-        add_figure(
-            f"localisation {dataset} {space}",
-            f"Pictures and, for each phrase, where the model sees it: {dataset}, {title}",
-            functools.partial(draw, title=title, space=space),
+    read_out = READ_OUTS[cell.content["read_out"]].title
+    figures = []
+    for ground, examples in cell.content["examples"].items():
+        draw = functools.partial(
+            scene_figures.heat_maps,
+            title=f"{wording.GROUNDS[ground]}: {read_out}",
+            pictures=[_localised(dataset, each, pictures, cut_outs) for each in examples],
+            examples=examples,
         )
-        for space, title in wording.PATCH_SPACES.items()
-    ]
+        text = f"Pictures and, for each phrase, where the model sees it: {dataset}, {ground}"
+        figures.append(add_figure(f"localisation {dataset} {ground}", text, draw))
     table = sections.measured_table(columns, dataset, ["localisation"])
-    return f"{head}{page.grid(figures, 'pairs')}{table}"
+    credits = (
+        f'<p class="muted">{_credits()}</p>' if PHOTOGRAPHS in cell.content["examples"] else ""
+    )
+    return f"{head}{page.grid(figures, 'pairs')}{credits}{table}"
 
 
-def _scene(dataset: str, example: Mapping[str, Any], pictures: ReadPictures) -> np.ndarray:
-    """A composed scene from the stored pictures, or a picture with boxes as the model sees it."""
+def _credits() -> str:
+    """Return who took the photographs, as their licence requires."""
+    taken = " and ".join(
+        f"{escape(each.file)} by {escape(each.author)} ({escape(each.source)})"
+        for each in photographs.PHOTOGRAPHS
+    )
+    return f"Photographs: crops of {taken}, {photographs.LICENCE}, things pasted over them."
+
+
+def _localised(
+    dataset: str, example: Mapping[str, Any], pictures: ReadPictures, cut_outs: ReadCutOuts
+) -> np.ndarray:
+    """Compose again a scene that was measured, or return a picture with boxes."""
     if example["layout"] is None:
         whole = pictures(dataset, [example["picture"]])[example["picture"]]
         return np.asarray(whole.resize((SCENE_PIXELS, SCENE_PIXELS)))
-    layout = Layout(
-        tuple(example["layout"]["pictures"]), tuple(map(tuple, example["layout"]["tiles"]))
-    )
+    layout = _layout(example)
+    shown = cut_outs(dataset, sorted(layout.pictures), SCENE_PIXELS // 2)
+    return compose(layout, shown, SCENE_PIXELS)[0]
+
+
+def _scene(dataset: str, example: Mapping[str, Any], pictures: ReadPictures) -> np.ndarray:
+    """A scene composed of the stored pictures, on white."""
+    layout = _layout(example)
     shown = pictures(dataset, sorted(layout.pictures))
     pixels = {index: np.asarray(picture) for index, picture in shown.items()}
     return compose(layout, pixels, SCENE_PIXELS)[0]
+
+
+def _layout(example: Mapping[str, Any]) -> Layout:
+    stored = example["layout"]
+    ground = stored.get("ground")
+    return Layout(
+        tuple(stored["pictures"]),
+        tuple(map(tuple, stored["tiles"])),
+        None if ground is None else photographs.Crop(**ground),
+    )
 
 
 def _reasoning(columns: Columns, dataset: str, pictures: ReadPictures) -> str:

@@ -12,7 +12,7 @@ from oner_jax.evals import figures, gallery, page, sections, wording
 from oner_jax.evals.differences import Difference
 from oner_jax.evals.history import History
 from oner_jax.evals.mistakes import mistakes
-from oner_jax.evals.properties import properties
+from oner_jax.evals.properties import ReadCutOuts, properties
 from oner_jax.evals.suite import slug
 from oner_jax.evals.table import Columns
 from oner_jax.files import write_whole
@@ -27,8 +27,9 @@ class Report:
     """Everything a report is made of.
 
     `columns` are the results by label, the run itself first. `pictures` gives the pictures of a
-    dataset at some indices; `descriptions` says what a dataset is, where anybody knows. `command`
-    is what made the report; `compared` are differences to other checkpoints, by their title.
+    dataset at some indices, `cut_outs` the things in them at a size in pixels; `descriptions` says
+    what a dataset is, where anybody knows. `command` is what made the report; `compared` are
+    differences to other checkpoints, by their title.
     """
 
     directory: epath.PathLike
@@ -36,6 +37,7 @@ class Report:
     columns: Columns
     history: History
     pictures: Callable[[str, Sequence[int]], Mapping[int, "Image"]]
+    cut_outs: ReadCutOuts
     descriptions: Mapping[str, str]
     command: str
     compared: Mapping[str, Sequence[Difference]] = dataclasses.field(default_factory=dict)
@@ -51,7 +53,7 @@ class Report:
             sections.results(self.columns, self.descriptions),
             sections.compared(self.compared),
             self._space(),
-            properties(self.columns, self.pictures, self._figure),
+            properties(self.columns, self.pictures, self.cut_outs, self._figure),
             mistakes(self.columns, self.pictures, self._figure),
             self._curves(),
             sections.guide(),

@@ -23,12 +23,11 @@ def heat_maps(
     title: str,
     pictures: Sequence[np.ndarray],
     examples: Sequence[Mapping[str, Any]],
-    space: str,
 ) -> "Figure":
     """A row per square picture: itself, then for each phrase its map, box and hottest point.
 
-    `examples` are those of a `localisation` cell, with maps in `space`. Each map runs from its
-    coldest to its hottest patch, so that colours cannot be compared between maps.
+    `examples` are those of a `localisation` cell. Each map runs from its coldest to its hottest
+    patch, so that colours cannot be compared between maps.
     """
     from matplotlib.figure import Figure
 
@@ -45,14 +44,12 @@ def heat_maps(
             axes.axis("off")
         row[0].imshow(picture, extent=(0, 1, 1, 0))
         for axes, query in zip(row[1:], example["queries"], strict=False):
-            _heat_map(axes, theme, picture, query, space)
+            _heat_map(axes, theme, picture, query)
     return figure
 
 
-def _heat_map(
-    axes: "Axes", theme: Theme, picture: np.ndarray, query: Mapping[str, Any], space: str
-) -> None:
-    heat = upsampled(np.array([query["maps"][space]]), MAP_PIXELS)[0]
+def _heat_map(axes: "Axes", theme: Theme, picture: np.ndarray, query: Mapping[str, Any]) -> None:
+    heat = upsampled(np.array([query["map"]]), MAP_PIXELS)[0]
     draw_heat(axes, theme, picture, heat, query["boxes"])
     title = textwrap.shorten(f"“{query['phrase']}”", 24, placeholder=" …”")
     axes.set_title(title, fontsize=9, color=theme.text, pad=4)

@@ -1,7 +1,8 @@
 """Pictures of which it is known where things are: composed scenes, and what they share with others.
 
-A scene is a white canvas with several pictures of a dataset on it, apart from each other. Who
-stands in it and where follows from the dataset and a seed alone, so it is the same for every model.
+A scene is a white canvas or a photograph with several pictures of a dataset on it, apart from each
+other. Which pictures and where follows from the dataset and a seed only, so that every model sees
+the same scenes.
 """
 
 import dataclasses
@@ -12,10 +13,13 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 
+from oner_jax.data.cut_outs import WHITE_TOLERANCE
+from oner_jax.evals.photographs import Crop, draw_crop
+
 OBJECTS = 3
 MAXIMUM_SCENES = 250
 TILE_SIDES = (0.36, 0.5)  # shortest and longest side of a picture, as a part of the canvas's
-WHITE_TOLERANCE = 16  # levels from white that still count as ground
+OPAQUE = 128  # the least alpha that counts as the thing
 
 _ROUNDS, _PLACEMENTS_A_ROUND = 100, 64
 
@@ -42,13 +46,15 @@ class BoxedPictures(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Which pictures of a dataset stand in one scene, and where.
+    """Which pictures of a dataset are in one scene, and where.
 
     `tiles` has left edge, top edge and side of each picture, as parts of the canvas's side.
+    `ground` is what is behind them; without it, white.
     """
 
     pictures: tuple[int, ...]
     tiles: tuple[tuple[float, float, float], ...]
+    ground: Crop | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +115,14 @@ def plan_scenes(
     ]
 
 
+def on_photographs(layouts: Sequence[Layout]) -> list[Layout]:
+    """Return the same scenes, each in front of a photograph that its number chooses."""
+    return [
+        dataclasses.replace(layout, ground=draw_crop(np.random.default_rng([index, 1])))
+        for index, layout in enumerate(layouts)
+    ]
+
+
 def place_apart(
     random: np.random.Generator, objects: int
 ) -> tuple[tuple[float, float, float], ...]:
@@ -127,26 +141,42 @@ def place_apart(
 
 
 def compose(
-    layout: Layout, pictures: Mapping[int, UInt8[np.ndarray, "_ _ 3"]], size: int
+    layout: Layout, pictures: Mapping[int, UInt8[np.ndarray, "_ _ _"]], size: int
 ) -> tuple[UInt8[np.ndarray, "{size} {size} 3"], Float[np.ndarray, "objects 4"]]:
-    """A scene of `size` pixels a side, and the box of each of its objects.
+    """Compose a scene of `size` pixels a side, and the box of each of its objects.
 
-    The middle square of each picture is shrunk onto its tile. Its box is tight: around everything
-    in the tile that is not white.
+    The middle square of each picture, in RGB or RGBA, is shrunk onto its tile. Its box is tight:
+    around everything in the tile that is opaque, or without transparency, that is not white.
     """
-    canvas = np.full((size, size, 3), 255, np.uint8)
+    if layout.ground is None:
+        canvas = np.full((size, size, 3), 255, np.uint8)
+    else:
+        canvas = layout.ground.pixels(size).copy()
     boxes = []
     for picture, (left, top, side) in zip(layout.pictures, layout.tiles, strict=True):
         # Both edges are rounded, so that tiles apart from each other stay so.
         x, y = round(left * size), round(top * size)
         pixels = max(1, min(round((left + side) * size) - x, round((top + side) * size) - y))
         tile = _shrunk(pictures[picture], pixels)
-        canvas[y : y + pixels, x : x + pixels] = tile
+        place = canvas[y : y + pixels, x : x + pixels]
+        place[:] = _over(tile, place)
         boxes.append(np.array([x, y, x, y]) + _content_box(tile))
     return canvas, np.array(boxes, np.float64) / size
 
 
-def _shrunk(picture: UInt8[np.ndarray, "_ _ 3"], pixels: int) -> UInt8[np.ndarray, "_ _ 3"]:
+def _over(
+    tile: UInt8[np.ndarray, "side side channels"], ground: UInt8[np.ndarray, "side side 3"]
+) -> UInt8[np.ndarray, "side side 3"]:
+    """A tile in front of its ground; it hides it where it has no transparency."""
+    if tile.shape[2] == 3:
+        return tile
+    alpha = tile[..., 3:] / 255.0
+    return np.rint(alpha * tile[..., :3] + (1.0 - alpha) * ground).astype(np.uint8)
+
+
+def _shrunk(
+    picture: UInt8[np.ndarray, "_ _ channels"], pixels: int
+) -> UInt8[np.ndarray, "_ _ channels"]:
     height, width = picture.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -154,9 +184,12 @@ def _shrunk(picture: UInt8[np.ndarray, "_ _ 3"], pixels: int) -> UInt8[np.ndarra
     return np.asarray(square.resize((pixels, pixels), Image.Resampling.LANCZOS))
 
 
-def _content_box(tile: UInt8[np.ndarray, "side side 3"]) -> np.ndarray:
-    """Left, top, right and bottom edge of what is not white; the whole tile if all of it is."""
-    shown = np.min(tile, axis=2) < 255 - WHITE_TOLERANCE
+def _content_box(tile: UInt8[np.ndarray, "side side channels"]) -> np.ndarray:
+    """Left, top, right and bottom edge of what is shown; the whole tile if nothing is."""
+    if tile.shape[2] == 3:
+        shown = np.min(tile, axis=2) < 255 - WHITE_TOLERANCE
+    else:
+        shown = tile[..., 3] >= OPAQUE
     columns, rows = (np.flatnonzero(np.max(shown, axis=axis)) for axis in (0, 1))
     if not len(columns):
         return np.array([0, 0, *tile.shape[1::-1]])
@@ -165,7 +198,7 @@ def _content_box(tile: UInt8[np.ndarray, "side side 3"]) -> np.ndarray:
 
 def compose_all(
     layouts: Sequence[Layout],
-    pictures: Mapping[int, UInt8[np.ndarray, "_ _ 3"]],
+    pictures: Mapping[int, UInt8[np.ndarray, "_ _ _"]],
     captions: Sequence[str],
     size: int,
 ) -> ComposedScenes:

@@ -33,7 +33,7 @@ from oner_jax.evals.templates import prompt_template, template_set
 from oner_jax.files import write_whole
 from oner_jax.parallel import distributed
 
-CELL_FORMAT = 6  # raise it when a task measures something else than before
+CELL_FORMAT = 7  # raise it when a task measures something else than before
 
 _asked = itertools.count()  # how often process 0 was asked what is missing
 
@@ -70,14 +70,14 @@ class Dataset:
     """A dataset by its name in tables; `content_hash` tells whether it changed.
 
     It has examples, or else pictures with boxes, on which only some tasks can be done.
-    `load_training` gives the training split beside it, `templates` names the prompt templates of
-    its zero-shot tasks.
+    `load_boxed` takes the side in pixels. `load_training` gives the training split beside it,
+    `templates` names the prompt templates of its zero-shot tasks.
     """
 
     name: str
     content_hash: str
     load: Callable[[], Examples] | None = None
-    load_boxed: Callable[[], BoxedPictures] | None = None
+    load_boxed: Callable[[int], BoxedPictures] | None = None
     load_training: Callable[[], Examples] | None = None
     training_hash: str = ""
     templates: str = "names"
@@ -123,14 +123,18 @@ def evaluate_subject(
     force: bool = False,
     origin: Origin = Origin(),
     announce: Callable[[str], RowsDone] = lambda text: lambda done, total: None,
+    patches_per_side: int = 0,
 ) -> dict[str, dict[str, Cell]]:
     """The cells of one set of weights, by dataset and task; makes those that are missing.
 
     `tasks` are names from `TASKS`. `announce` is called with what is about to be encoded, and
-    returns the progress callback for it.
+    returns the progress callback for it. Things are localised on `patches_per_side` patches (0:
+    the default).
     """
     return {
-        dataset.name: _evaluate_dataset(subject, dataset, tasks, force, origin, announce)
+        dataset.name: _evaluate_dataset(
+            subject, dataset, tasks, force, origin, announce, patches_per_side
+        )
         for dataset in datasets
     }
 
@@ -142,12 +146,18 @@ def _evaluate_dataset(
     force: bool,
     origin: Origin,
     announce: Callable[[str], RowsDone],
+    patches_per_side: int,
 ) -> dict[str, Cell]:
-    fingerprint = _fingerprint(subject, dataset)
     chosen = [task for task in dataset.tasks if task in tasks]
+    fingerprints = {
+        task: _fingerprint(subject, dataset, patches_per_side if TASKS[task].boxes else 0)
+        for task in chosen
+    }
     folder = epath.Path(subject.directory) / dataset.name
     paths = {task: folder / f"{task}.json" for task in chosen}
-    stored = {} if force else {task: _read(path, fingerprint) for task, path in paths.items()}
+    stored = (
+        {} if force else {task: _read(path, fingerprints[task]) for task, path in paths.items()}
+    )
     # Processes may see a shared file at different times: one says what there is.
     missing = distributed.from_main(
         f"missing cells {next(_asked)}",
@@ -156,12 +166,12 @@ def _evaluate_dataset(
     if not subject.there:
         chosen = [task for task in chosen if task not in missing]
     elif missing:
-        material = _material(subject, dataset, announce)
+        material = _material(subject, dataset, announce, patches_per_side)
         pictures, captions = material.size
         for task in missing:
             started = time.monotonic()
             content = {
-                "fingerprint": fingerprint,
+                "fingerprint": fingerprints[task],
                 "dataset": dataset.name,
                 "data_hash": dataset.content_hash,
                 "weights": subject.label,
@@ -211,7 +221,12 @@ def _write_cell(path: epath.Path, content: dict[str, Any], seconds: float) -> di
     return json.loads(text)  # the same whether made now or read
 
 
-def _material(subject: Subject, dataset: Dataset, announce: Callable[[str], RowsDone]) -> Material:
+def _material(
+    subject: Subject,
+    dataset: Dataset,
+    announce: Callable[[str], RowsDone],
+    patches_per_side: int,
+) -> Material:
     return Material(
         load_examples=dataset.load,
         load_boxed=dataset.load_boxed,
@@ -221,6 +236,7 @@ def _material(subject: Subject, dataset: Dataset, announce: Callable[[str], Rows
         tokenize=subject.tokenize,
         templates=dataset.templates,
         announce=lambda what: announce(f"{dataset.name}: {what} with {subject.label}"),
+        patches_per_side=patches_per_side,
     )
 
 
@@ -231,7 +247,7 @@ def _measure(task: Task, material: Material) -> dict[str, Any]:
     return task.measure(material)
 
 
-def _fingerprint(subject: Subject, dataset: Dataset) -> str:
+def _fingerprint(subject: Subject, dataset: Dataset, patches_per_side: int) -> str:
     made_from = [
         CELL_FORMAT,
         subject.identity,
@@ -239,6 +255,7 @@ def _fingerprint(subject: Subject, dataset: Dataset) -> str:
         dataset.training_hash,
         template_set(dataset.templates),
         prompt_template(dataset.templates),
+        patches_per_side,
     ]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
 

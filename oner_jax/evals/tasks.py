@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 
 from oner_jax.evals.features import PRIMARY, SPACES
 from oner_jax.evals.geometry import geometry, similarity_histogram, tsne_coordinates
-from oner_jax.evals.localisation import localisation_task
+from oner_jax.evals.localisation_task import localisation_task
 from oner_jax.evals.material import Material
 from oner_jax.evals.measurement import absent, measured
 from oner_jax.evals.multimodal import multimodal_task
@@ -203,7 +203,7 @@ TASKS: dict[str, Task] = {
     "geometry": Task(geometry_task),
     "map": Task(map_task),
     "examples": Task(examples_task),
-    "localisation": Task(localisation_task, boxes=True),
+    "localisation": Task(localisation_task, boxes=True, printed=lambda name: "_by_" not in name),
     "reasoning": Task(reasoning_task, needs=frozenset({"I", "T", "IT"})),
     "multimodal": Task(multimodal_task, printed=lambda name: name.endswith("R@10")),
     "robustness": Task(

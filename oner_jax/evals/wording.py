@@ -75,16 +75,14 @@ PROPERTIES = (
 )
 
 LOCALISATION_EXPLAINED = (
-    "Warm colours: patches whose state is most like the phrase, from the coldest to the hottest of "
-    "each map; the dot is the hottest point, the frame the right box. The paper compares states of "
-    "the last layer, which is the column “backbone”; “this model” passes every patch through the "
-    "head, as a picture is. The pictures are drawn first by a fixed seed; nobody chose them."
+    "Warm colours: places that are most like the phrase, from the coldest to the hottest of each "
+    "map; the dot is the hottest point, the frame the right box. A map can be read from a model in "
+    "several ways. The one shown, and measured in full, is best on every fourth scene; the table "
+    "scores the other scenes. The scenes shown are the first ones in an order drawn by a fixed "
+    "seed."
 )
 
-PATCH_SPACES = {
-    "backbone": "patch states before the head",
-    "projected": "patch states through the head",
-}
+GROUNDS = {"plain": "on a plain ground", "photographs": "in front of photographs"}
 
 REASONING_EXPLAINED = (
     "A scene and a prompt go in together; the lists rank the names of all things in the dataset by "

@@ -18,6 +18,7 @@ from oner_jax.models.sequences import (
     encode_together,
     join_sequence,
     make_sequence,
+    read_patches,
     run_tower,
 )
 from oner_jax.models.settings import ModelSettings
@@ -48,6 +49,12 @@ class Backbone(Protocol):
         self, inputs: PairInputs, views: Sequence[View], wanted: WantedTokens = None
     ) -> dict[str, ViewStates]:
         """Last-layer states of all `views`, by name; of `wanted` tokens alone, if given."""
+        ...
+
+    def read_patches(
+        self, images: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b patches width"], Float[Array, "b patches width"]]:
+        """Last-layer states and values of view I's patches (`Tower.with_values`)."""
         ...
 
     def project(
@@ -87,6 +94,12 @@ class OneTower(nnx.Module):
     ) -> dict[str, ViewStates]:
         """All `views` in one pass of the tower. Patches are embedded once and shared."""
         return encode_together(self.inputs, self.tower, inputs, views, wanted)
+
+    def read_patches(
+        self, images: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b patches width"], Float[Array, "b patches width"]]:
+        """Of the one tower."""
+        return read_patches(self.inputs, self.tower, images)
 
     def project(
         self, states: Float[Array, "*batch width"], view: str
@@ -128,6 +141,12 @@ class OneTowerTwoHeads(nnx.Module):
     ) -> dict[str, ViewStates]:
         """All `views` in one pass of the tower."""
         return encode_together(self.inputs, self.tower, inputs, views, wanted)
+
+    def read_patches(
+        self, images: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b patches width"], Float[Array, "b patches width"]]:
+        """Of the one tower."""
+        return read_patches(self.inputs, self.tower, images)
 
     def project(
         self, states: Float[Array, "*batch width"], view: str
@@ -174,6 +193,12 @@ class TwoTowers(nnx.Module):
             if modality:
                 states |= encode_together(self.inputs, tower, inputs, modality, wanted)
         return states
+
+    def read_patches(
+        self, images: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b patches width"], Float[Array, "b patches width"]]:
+        """Of the tower of images."""
+        return read_patches(self.inputs, self.image_tower, images)
 
     def project(
         self, states: Float[Array, "*batch width"], view: str
@@ -240,6 +265,12 @@ class TwoLegs(nnx.Module):
             if wanted is not None:
                 states["I"] = choose_states(states["I"], wanted.get("I", Wanted()))
         return {name: states[name] for name in names}
+
+    def read_patches(
+        self, images: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b patches width"], Float[Array, "b patches width"]]:
+        """Of the tower of images."""
+        return read_patches(self.inputs, self.image_tower, images)
 
     def project(
         self, states: Float[Array, "*batch width"], view: str

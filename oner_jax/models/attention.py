@@ -82,6 +82,10 @@ class Attention(nnx.Module):
         mixed = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
         return checkpoint_name(self.project(mixed), "attention_projection")
 
+    def values(self, tokens: Float[Array, "b length width"]) -> Float[Array, "b length width"]:
+        """What a token gathers that attends, in every head, to one token only: for each token."""
+        return self.project(self._heads(tokens, slice(2, 3))[:, :, 0])
+
     def _heads(
         self, tokens: Float[Array, "b length width"], which: slice
     ) -> Float[Array, "b length _ heads head_width"]:

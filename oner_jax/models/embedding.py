@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int32, UInt8
 
 from oner_jax.models.heads import unit
-from oner_jax.models.inputs import normalize_pixels
+from oner_jax.models.inputs import PAD_ID, normalize_pixels
 from oner_jax.models.pretraining import Parameters, PureModel
 from oner_jax.models.views import CLS_ALONE, VIEWS, PairInputs
 from oner_jax.parallel.mesh import batch_sharding, make_mesh, replicated
@@ -30,22 +30,26 @@ class Embeddings(NamedTuple):
 
 
 class PatchStates(NamedTuple):
-    """Last-layer states of the patches of n images, row by row, in the spaces of `Embeddings`.
+    """What is known of the patches of n images, row by row.
 
-    `projected` are the states after g, at unit length: g was trained on [CLS] states alone.
+    `backbone` are their last-layer states, `projected` these after g, at unit length (g was
+    trained on [CLS] states only). `values` are what the embedding of the image would be if the
+    last layer's attention of [CLS] were on that patch only: g's output at unit length.
     """
 
     projected: Float32[np.ndarray, "n patches d"]
     backbone: Float32[np.ndarray, "n patches w"]
+    values: Float32[np.ndarray, "n patches d"]
 
 
 class Embedder:
     """Embeds images (view I), captions (T) or pairs (IT), in batches over all devices of `mesh`
     (default: those of this process).
 
-    `views` names those that the model's architecture has. Each batch is padded to the smallest of
-    `batch_size` (one number or several) that holds it, so that each view compiles once a size and n
-    may be anything.
+    `views` names those that the model's architecture has; `image_size` and `patch_size` are the
+    sides, in pixels, of the images that it was trained on and of their patches. Each batch is
+    padded to the smallest of `batch_size` (one number or several) that holds it, so that each view
+    compiles once a size and n may be anything.
     """
 
     def __init__(
@@ -62,10 +66,12 @@ class Embedder:
         self.batch_size = self._batch_sizes[-1]
         self._backbone = jax.device_put(parameters["backbone"], replicated(self.mesh))
         self.views = model.views & {"I", "T", "IT"}
+        self.image_size, self.patch_size = model.settings.image_size, model.settings.patch_size
         self._embed = {
             name: jax.jit(functools.partial(embed_view, model, name)) for name in self.views
         }
         self._embed_patches = jax.jit(functools.partial(_embed_patches, model))
+        self._mean_words = jax.jit(functools.partial(_mean_words, model))
 
     def of(self, parameters: Parameters) -> "Embedder":
         """The same for other weights of the same model; nothing is compiled again."""
@@ -91,8 +97,16 @@ class Embedder:
         return Embeddings(*self._in_batches(self._embed[view], images, text))
 
     def patches(self, images: UInt8[np.ndarray, "n s s 3"]) -> PatchStates:
-        """The states of every patch of n images (view I)."""
+        """Return states and values of every patch of n images (view I).
+
+        `s` may be any multiple of the patch size: positions are interpolated to the grid, and each
+        size is compiled once. Raises ValueError for another side.
+        """
         return PatchStates(*self._in_batches(self._embed_patches, images))
+
+    def words(self, text: Int32[np.ndarray, "n length"]) -> Float32[np.ndarray, "n w"]:
+        """Return the mean last-layer state of each text's tokens but [CLS]; 0 for no token."""
+        return self._in_batches(self._mean_words, text)[0]
 
     def _in_batches(
         self, function: Callable[..., Sequence[jax.Array]], *inputs: np.ndarray | None
@@ -134,9 +148,20 @@ def embed_view(
 
 def _embed_patches(
     model: PureModel, parameters: Parameters, images: UInt8[Array, "n s s 3"]
-) -> tuple[Float32[Array, "n patches d"], Float32[Array, "n patches w"]]:
+) -> tuple[
+    Float32[Array, "n patches d"], Float32[Array, "n patches w"], Float32[Array, "n patches d"]
+]:
     backbone = model.bind_backbone(parameters)
-    inputs = PairInputs(normalize_pixels(images), None, None)
-    states = backbone.encode(inputs, [VIEWS["I"]])["I"].image
-    assert states is not None, "view I has patches"
-    return unit(backbone.project(states, "I")), states.astype(jnp.float32)
+    states, values = backbone.read_patches(normalize_pixels(images))
+    projected, of_values = (unit(backbone.project(each, "I")) for each in (states, values))
+    return projected, states, of_values
+
+
+def _mean_words(
+    model: PureModel, parameters: Parameters, text: Int32[Array, "n length"]
+) -> tuple[Float32[Array, "n w"]]:
+    backbone = model.bind_backbone(parameters)
+    states = backbone.encode(PairInputs(None, text, text), [VIEWS["T"]])["T"].text
+    assert states is not None, "view T has words"
+    real = (text != PAD_ID)[:, :, None]
+    return (jnp.sum(states * real, axis=1) / jnp.maximum(jnp.sum(real, axis=1), 1),)

@@ -161,7 +161,14 @@ class Inputs(nnx.Module):
         Masked pixels are also blanked before the stem, so that a convolution cannot carry them
         into a visible neighbour. With the linear stem that changes nothing. Square images of
         another size than the model's are taken with their positions interpolated (as ViT does).
+        Raises ValueError for images that are not squares of whole patches.
         """
+        height, width = images.shape[1:3]
+        if height != width or height % self.patch_size:
+            raise ValueError(
+                f"images of {height} x {width} pixels: give squares whose side is a multiple of "
+                f"{self.patch_size}, the patch size"
+            )
         if patch_mask is not None:
             pixels = jnp.broadcast_to(
                 ~patch_mask[:, :, None], (*patch_mask.shape, 3 * self.patch_size**2)
@@ -172,10 +179,7 @@ class Inputs(nnx.Module):
             tokens = jnp.where(
                 patch_mask[:, :, None], self.mask_token[...].astype(self.dtype), tokens
             )
-        positions = self._positions(self.image_positions, 0)
-        if tokens.shape[1] != len(positions):
-            positions = _resized_positions(positions, tokens.shape[1])
-        return tokens + positions
+        return tokens + self._positions(self.image_positions, 0, tokens.shape[1])
 
     def embed_text(self, ids: Int[Array, "b length"]) -> Float[Array, "b length width"]:
         """Word tokens with positions; `length` may be shorter than the position table."""
@@ -187,17 +191,27 @@ class Inputs(nnx.Module):
         token = self.cls_token[...].astype(self.dtype)
         return jnp.broadcast_to(token, (tokens.shape[0], 1, token.shape[-1]))
 
-    def _positions(self, positions: nnx.Param, modality: int) -> Float[Array, "length width"]:
+    def _positions(
+        self, positions: nnx.Param, modality: int, number: int | None = None
+    ) -> Float[Array, "length width"]:
+        """The table in the compute type; interpolated to `number` places where it has others."""
         table: jax.Array = positions[...]
+        if number not in (None, len(table)):
+            table = resample_positions(table, number)
         if self.type_embedding is not None:
             table = table + self.type_embedding[...][modality]
         return table.astype(self.dtype)
 
 
-def _resized_positions(
-    positions: Float[Array, "patches width"], number: int
+def resample_positions(
+    positions: Float[Array, "before width"], number: int, method: str = "bicubic"
 ) -> Float[Array, "{number} width"]:
-    """A square table of positions, bicubically interpolated to `number` places."""
+    """Interpolate a square table of positions to `number` places, another square.
+
+    `method` is "bicubic" or "bilinear", antialiased where the table shrinks, as in ViT's own
+    fine-tuning (Dosovitskiy et al. 2021, 3.2).
+    """
     before, after = round(len(positions) ** 0.5), round(number**0.5)
     grid = positions.reshape(before, before, -1)
-    return jax.image.resize(grid, (after, after, grid.shape[2]), "bicubic").reshape(number, -1)
+    resized = jax.image.resize(grid, (after, after, grid.shape[2]), method, antialias=True)
+    return resized.reshape(number, -1)

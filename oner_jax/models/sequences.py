@@ -45,6 +45,15 @@ def encode_together(
     return run_tower(tower, sequences, {view.name: view.reads for view in views}, wanted)
 
 
+def read_patches(
+    embed: Inputs, tower: Tower, images: Float[Array, "b h w 3"]
+) -> tuple[Float[Array, "b patches width"], Float[Array, "b patches width"]]:
+    """Last-layer states and values (`Tower.with_values`) of the patches of view I."""
+    sequence = make_sequence(embed, embed.embed_images(images), None)
+    states, values = tower.with_values(sequence.tokens)
+    return states[:, 1:], values[:, 1:]
+
+
 def make_sequence(
     embed: Inputs,
     patches: Float[Array, "b patches width"] | None,

@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from oner_jax.models.attention import Attention
-from oner_jax.models.segments import Segment, choose, chosen_segments
+from oner_jax.models.segments import Segment, choose, chosen_segments, make_segments
 from oner_jax.models.settings import ModelSettings
 from oner_jax.parallel.mesh import rows_stay_cut
 
@@ -79,6 +79,14 @@ class Block(nnx.Module):
         normed = self.mlp_norm(tokens).astype(self.dtype)
         return rows_stay_cut(tokens + self.mlp(normed))
 
+    def first_attending_to_each(
+        self, tokens: Float[Array, "b length width"]
+    ) -> Float[Array, "b length width"]:
+        """For each token, the state of the first one if it attended in this layer to it only."""
+        values = self.attention.values(self.attention_norm(tokens).astype(self.dtype))
+        first = tokens[:, :1] + values
+        return first + self.mlp(self.mlp_norm(first).astype(self.dtype))
+
 
 class Tower(nnx.Module):
     """`depth` blocks and a LayerNorm.
@@ -116,20 +124,48 @@ class Tower(nnx.Module):
         takes its length, a form that fused kernels know.
         """
         lengths = [None if mask is None else jnp.sum(mask, axis=1) for mask in key_masks]
-        definition, last = nnx.split(self.last_block)
+        tokens = self._below_last(tokens, segments, lengths)
+        # Its backward pass comes first: keeping what it needs costs no memory.
+        states = self._last()(tokens, segments, lengths, wanted)
+        states = self.final_norm(states.astype(jnp.float32))
+        return [states[:, part.span] for part in chosen_segments(segments, wanted)]
+
+    def with_values(
+        self, tokens: Float[Array, "b length width"]
+    ) -> tuple[Float[Array, "b length width"], Float[Array, "b length width"]]:
+        """Last-layer states of one sequence without padding, and the values of its tokens.
+
+        A token's value is the last-layer state that [CLS] would have if the last layer's attention
+        of [CLS] were on that token only. Both are float32.
+        """
+        segments = make_segments([tokens.shape[1]], [0])
+        tokens = self._below_last(tokens, segments, [None])
+        last = self._last()
+        outputs = last(tokens, segments, [None]), last.first_attending_to_each(tokens)
+        states, values = (self.final_norm(output.astype(jnp.float32)) for output in outputs)
+        return states, values
+
+    def _below_last(
+        self,
+        tokens: Float[Array, "b length width"],
+        segments: Sequence[Segment],
+        lengths: Sequence[Int[Array, "b"] | None],
+    ) -> Float[Array, "b length width"]:
+        """What the last block reads."""
+        tokens = rows_stay_cut(tokens)
+        if self.blocks is None:
+            return tokens
+        definition, stacked = nnx.split(self.blocks)
 
         def layer(hidden, parameters):
             return nnx.merge(definition, parameters)(hidden, segments, lengths), None
 
-        tokens = rows_stay_cut(tokens)
-        if self.blocks is not None:
-            stacked = nnx.state(self.blocks)
-            scanned = _rematerialized(layer, self.remat)
-            tokens, _ = jax.lax.scan(scanned, tokens, stacked, unroll=self.unroll)
-        # Its backward pass comes first: keeping what it needs costs no memory.
-        states = nnx.merge(definition, _layers(last, 0))(tokens, segments, lengths, wanted)
-        states = self.final_norm(states.astype(jnp.float32))
-        return [states[:, part.span] for part in chosen_segments(segments, wanted)]
+        scanned = _rematerialized(layer, self.remat)
+        return jax.lax.scan(scanned, tokens, stacked, unroll=self.unroll)[0]
+
+    def _last(self) -> Block:
+        definition, stacked = nnx.split(self.last_block)
+        return nnx.merge(definition, _layers(stacked, 0))
 
 
 def _layers(stacked: nnx.State, which: slice | int) -> nnx.State:

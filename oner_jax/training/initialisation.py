@@ -17,6 +17,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError
+from oner_jax.models import inputs
 from oner_jax.models.files import is_export
 from oner_jax.models.pretraining import PureModel
 from oner_jax.parallel.mesh import path_name
@@ -114,18 +115,16 @@ def find_weights(model: PureModel, config: ConfigDict) -> Initialised:
 def resample_positions(
     table: Float[np.ndarray, "before width"], number: int, method: str
 ) -> Float[np.ndarray, "{number} width"]:
-    """A square table of positions at `number` places, by "bicubic" or "bilinear" interpolation.
+    """Interpolate a square table of positions to `number` places ("bicubic" or "bilinear").
 
-    Antialiased where it shrinks, as ViT's own fine-tuning does (Dosovitskiy et al. 2021, 3.2).
+    Raises InputError for another method and for tables that are not squares.
     """
     if method not in ("bicubic", "bilinear"):
         raise InputError(f"initialise.resampling={method!r} must be 'bicubic' or 'bilinear'")
     before, after = round(len(table) ** 0.5), round(number**0.5)
     if before**2 != len(table) or after**2 != number:
         raise InputError(f"positions of {len(table)} and {number} patches: both must be squares")
-    grid = table.reshape(before, before, -1).astype(np.float32)
-    resized = jax.image.resize(grid, (after, after, grid.shape[2]), method, antialias=True)
-    return np.asarray(resized).reshape(number, -1)
+    return np.asarray(inputs.resample_positions(jnp.asarray(table, jnp.float32), number, method))
 
 
 def _read_source(source: epath.Path, model: PureModel) -> tuple[Arrays, list[str]]:

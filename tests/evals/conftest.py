@@ -21,11 +21,19 @@ class ColourEmbeddings(NamedTuple):
     backbone: np.ndarray
 
 
+class ColourPatches(NamedTuple):
+    projected: np.ndarray
+    backbone: np.ndarray
+    values: np.ndarray
+
+
 @dataclasses.dataclass
 class ColourEmbedder:
     noise: float = 0.0
     views: frozenset[str] = frozenset({"I", "T", "IT"})
     calls: int = 0
+    image_size: int = 8
+    patch_size: int = 1
 
     def __call__(
         self, images: np.ndarray | None = None, text: np.ndarray | None = None
@@ -40,12 +48,15 @@ class ColourEmbedder:
         unit = colour / np.linalg.norm(colour, axis=1, keepdims=True)
         return ColourEmbeddings(unit.astype(np.float32), colour.astype(np.float32) + 5)
 
-    def patches(self, images: np.ndarray) -> ColourEmbeddings:
+    def patches(self, images: np.ndarray) -> ColourPatches:
         """Every pixel is a patch, and its state is its colour."""
         colour = images.reshape(len(images), -1, 3) - 128.0
         random = np.random.default_rng(len(images))
         colour = (colour + self.noise * random.normal(size=colour.shape)).astype(np.float32)
-        return ColourEmbeddings(colour, colour)
+        return ColourPatches(colour, colour, colour)
+
+    def words(self, text: np.ndarray) -> np.ndarray:
+        return self(text=text).projected
 
 
 @dataclasses.dataclass
@@ -62,6 +73,10 @@ class ColourPictures:
         self.captions = [[name, f"{name} picture"] for name in names]
         self.labels = ["", *names[1:]]
         self.metadata: list[dict[str, str]] = [{} for _ in names]
+
+    def cut_outs(self, rows: Sequence[int], side: int) -> Iterator[np.ndarray]:
+        for colour in self.colours[list(rows)].tolist():
+            yield np.full((side, side, 4), [*colour, 255], np.uint8)
 
     def image_batches(
         self, batch_size: int, rows: np.ndarray | None = None

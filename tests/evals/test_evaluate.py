@@ -79,8 +79,8 @@ def test_pictures_with_boxes_become_a_dataset(workdir, tmp_path, capsys):
     assert set(columns["untrained"]["my_boxes"]) == {"localisation"}
     found = columns["step 3"]["my_boxes"]["localisation"].measurements("projected")
     assert found["pointing"].chance == pytest.approx(0.25)
-    assert found["pointing"].cases == 2
-    assert (report.parent / "localisation_my_boxes_backbone.png").exists()
+    assert found["pointing"].cases == 1  # the first picture is for development
+    assert (report.parent / "localisation_my_boxes_plain.png").exists()
     assert "my_boxes: where is it?" in report.read_text()
     with pytest.raises(InputError, match="same name"):
         run(workdir, boxes=[tmp_path / "toys.jsonl"])

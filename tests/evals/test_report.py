@@ -99,12 +99,17 @@ def make_report(
         colours = world.pictures.colours
         return {i: Image.new("RGB", (300, 200), tuple(map(int, colours[i]))) for i in indices}
 
+    def cut_outs(dataset: str, indices: Any, side: int) -> dict[int, np.ndarray]:
+        shown = world.pictures.cut_outs(indices, side)
+        return dict(zip(indices, shown, strict=True))
+
     return Report(
         directory=world.workdir / "report",
         step=step,
         columns=columns,
         history=History.read(world.workdir, step),
         pictures=pictures,
+        cut_outs=cut_outs,
         descriptions={"val": "colours & <tones>"},
         command="python -m oner_jax.evaluate --workdir=<here>",
     )
@@ -154,8 +159,8 @@ def test_every_figure_lies_beside_the_page_in_both_themes(written):
         "map_val_this_model",
         "cosines_val_untrained",
         "curve_loss_itc",
-        "localisation_val_backbone",
-        "localisation_val_projected",
+        "localisation_val_plain",
+        "localisation_val_photographs",
     ):
         for suffix in ("", "_dark"):
             with Image.open(folder / f"{name}{suffix}.png") as picture:

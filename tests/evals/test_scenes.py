@@ -2,8 +2,18 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
+from sklearn.datasets import load_sample_image
 
-from oner_jax.evals.scenes import Layout, compose, compose_all, place_apart, plan_scenes
+from oner_jax.evals.photographs import PHOTOGRAPHS, Crop, draw_crop
+from oner_jax.evals.scenes import (
+    Layout,
+    compose,
+    compose_all,
+    on_photographs,
+    place_apart,
+    plan_scenes,
+)
 
 
 def test_layouts_use_each_picture_once_and_never_two_alike():
@@ -81,3 +91,48 @@ def test_queries_follow_the_layouts():
         assert (shown == 2 * int(phrase.split()[1])).all()
     batches = list(scenes.image_batches(1))
     np.testing.assert_array_equal(np.concatenate(batches), scenes.images)
+
+
+def test_photographs_change_the_ground_and_nothing_else():
+    layouts = plan_scenes(np.arange(60), [""] * 60)
+    photographed = on_photographs(layouts)
+    assert photographed == on_photographs(layouts)
+    crops = [layout.ground for layout in photographed if layout.ground is not None]
+    assert {crop.file for crop in crops} == {each.file for each in PHOTOGRAPHS}
+    assert len(set(crops)) == len(layouts)
+    pictures = {}
+    for index in range(60):
+        pictures[index] = np.full((40, 40, 4), [200, 4 * index, 0, 0], np.uint8)
+        pictures[index][8:30, 4:36, 3] = 255
+    captions = [f"caption {index}" for index in range(60)]
+    plain = compose_all(layouts, pictures, captions, 96)
+    scenes = compose_all(photographed, pictures, captions, 96)
+    assert scenes.phrases == plain.phrases
+    np.testing.assert_array_equal(np.stack(scenes.boxes), np.stack(plain.boxes))
+    for crop, image, white in zip(crops, scenes.images, plain.images, strict=True):
+        ground = crop.pixels(96)
+        shown = (white != 255).any(axis=2)
+        # What is whole is in front of either; what is transparent lets the ground through.
+        np.testing.assert_array_equal(image[~shown], ground[~shown])
+        inner = ndimage.binary_erosion(shown, iterations=3)
+        # The filter that shrinks overshoots by a level of alpha.
+        np.testing.assert_allclose(image[inner], white[inner], atol=1)
+
+
+def test_a_crop_is_a_square_of_its_photograph():
+    whole = load_sample_image("flower.jpg")
+    crop = Crop("flower.jpg", left=100, top=20, side=64)
+    np.testing.assert_array_equal(crop.pixels(64), whole[20:84, 100:164])
+    for seed in range(50):
+        drawn = draw_crop(np.random.default_rng(seed))
+        assert 213 <= drawn.side <= 427
+        assert 0 <= drawn.left <= 640 - drawn.side
+        assert 0 <= drawn.top <= 427 - drawn.side
+
+
+def test_a_thing_that_is_white_has_a_box_where_it_is_opaque():
+    picture = np.full((64, 64, 4), 255, np.uint8)
+    picture[:16, :, 3] = 0
+    canvas, boxes = compose(Layout((0,), ((0.0, 0.0, 1.0),)), {0: picture}, 64)
+    assert canvas.min() == 255
+    np.testing.assert_allclose(boxes, [[0.0, 0.25, 1.0, 1.0]])

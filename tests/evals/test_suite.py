@@ -83,6 +83,20 @@ def test_a_cell_is_made_again_when_what_it_was_made_from_changed(colour_world, c
     assert json.loads(cell.read_text())["task"] == "retrieval"
 
 
+def test_another_grid_makes_the_cells_of_localisation_again(colour_world):
+    evaluate(colour_world)
+    subject, _ = colour_world.subject()
+    finer = evaluate_subject(subject, [colour_world.dataset()], patches_per_side=20)["val"]
+    assert finer["localisation"].content["patches_per_side"] == 20
+    plain = finer["localisation"].content["examples"]["plain"]
+    read_out = finer["localisation"].content["read_out"]
+    sizes = {len(query["map"]) for example in plain for query in example["queries"]}
+    assert sizes == {144 if read_out == "windows" else 400}
+    again = evaluate_subject(subject, [colour_world.dataset()])["val"]
+    assert again["localisation"].content["patches_per_side"] == 12
+    assert again["retrieval"] == finer["retrieval"]  # with the time at which it was made
+
+
 def test_a_failure_leaves_finished_cells_and_no_half_ones(colour_world, monkeypatch):
     def fail(material: Any) -> Any:
         raise RuntimeError("killed")
@@ -172,7 +186,10 @@ def test_the_table_puts_chance_and_ratio_beside_every_number(colour_world):
     assert row[1:4] == ["3.45%", "100.0%", "29×"]
     assert float(row[4].rstrip("%")) < 20
     everything = [name for name, _ in metric_rows(columns)]
-    assert len(lines) == len(everything)  # a header more, and mean_per_class less
+    by_read_out = [name for name in everything if "_by_" in name]
+    assert len(by_read_out) == 2 * 2 * 4  # two numbers, two grounds, four read-outs
+    # A header more, and mean_per_class less.
+    assert len(lines) == len(everything) - len(by_read_out)
     assert "zeroshot/val/mean_per_class" in everything
 
 
@@ -188,7 +205,7 @@ def test_a_dataset_of_boxes_has_the_tasks_on_boxes_alone(colour_world):
         boxes=[np.array([[0.0, 0.0, 0.5, 0.5]]), np.array([[0.0, 0.5, 0.75, 1.0]])],
     )
     subject, _ = colour_world.subject()
-    dataset = Dataset("own", "hash", load_boxed=lambda: boxed)
+    dataset = Dataset("own", "hash", load_boxed=lambda size: boxed)
     cells = evaluate_subject(subject, [dataset])
     assert set(cells["own"]) == {"localisation"}
     content = cells["own"]["localisation"].content
