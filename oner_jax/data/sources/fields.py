@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from oner_jax.data import image_formats
 from oner_jax.data.records import RECORD_FEATURES
 from oner_jax.data.sources.files import read_file
 from oner_jax.data.sources.raw import Dropped, RawExample, Reason
@@ -27,7 +28,7 @@ _OURS = {"image": ("image",), "caption": ("caption", "captions")}
 _USUAL = {
     "image": (
         *("filepath", "file_name", "filename", "image_path", "image_file", "path", "img"),
-        *("jpg", "jpeg", "png", "webp"),
+        *sorted(image_formats.ENDINGS),
     ),
     "caption": ("title", "text", "txt", "description", "sentence"),
 }

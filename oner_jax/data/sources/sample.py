@@ -9,11 +9,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from oner_jax.data import image_formats
 from oner_jax.data.sources import fields
 from oner_jax.data.sources.raw import Dropped, RawExample, Reason
 
 # By ending, without the dot in front.
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+IMAGES = image_formats.ENDINGS
 CAPTIONS = ("txt", "caption")  # the second is what Kohya's scripts write
 METADATA = "json"
 
