@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from oner_jax.data.command_line import required
+from oner_jax.data.sources import listed_endings
 from oner_jax.errors import run_program
 from oner_jax.indexing import command_line
 from oner_jax.indexing.work import FILE_FORMATS
@@ -33,6 +34,8 @@ def main(_: Sequence[str]) -> None:
     manifest = command_line.embed_source(model, source, Path(output), flags.FLAGS.format)
     dropped = sum(manifest["dropped"].values())
     left_out = f"; left out {dropped:,} (see dropped.jsonl)" if dropped else ""
+    if manifest.get("unread"):
+        left_out += f"; not read: {listed_endings(manifest['unread'])}"
     print(f"{output}: {manifest['rows']:,} rows of {manifest['features']} features{left_out}")
 
 

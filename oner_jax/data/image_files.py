@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from oner_jax.data.image_formats import known_formats, missing_reader
 from oner_jax.data.bare_images import without_metadata
+from oner_jax.data.image_formats import known_formats, missing_reader
 from oner_jax.data.preprocessing import encoder_pixels, is_turned, upright
 from oner_jax.data.reasons import Reason
 

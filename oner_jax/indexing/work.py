@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from oner_jax.data.reasons import Reason
-from oner_jax.data.sources import Dropped, Part
+from oner_jax.data.sources import Dropped, Part, Unread
 from oner_jax.errors import InputError
 from oner_jax.files import write_whole
 from oner_jax.indexing.rows import Row
@@ -32,11 +32,12 @@ FORMAT = "oner_jax index"
 
 
 class Finished(NamedTuple):
-    """What one part of a source gave."""
+    """What one part of a source gave; `unread` are the files that it passed over, by ending."""
 
     vectors: Float32[np.ndarray, "rows features"]
     rows: list[Row]
     dropped: list[Dropped]
+    unread: Unread
 
 
 class Work:
@@ -93,6 +94,7 @@ class Work:
             vectors=result.vectors,
             rows=_as_bytes([list(row) for row in result.rows]),
             dropped=_as_bytes([[d.location, d.reason, d.detail] for d in result.dropped]),
+            unread=_as_bytes(result.unread),
         )
         write_whole(self._path(number), file.getvalue())
 
@@ -106,6 +108,7 @@ class Work:
                     Dropped(location, Reason(reason), detail)
                     for location, reason, detail in json.loads(kept["dropped"].tobytes())
                 ],
+                Unread(json.loads(kept["unread"].tobytes())),
             )
 
     def assemble(self, file_format: str) -> dict[str, Any]:
@@ -114,10 +117,12 @@ class Work:
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir()
         reasons: collections.Counter[str] = collections.Counter()
+        unread = Unread()
         rows, first = 0, ""
         with (whole / DROPPED).open("w", encoding="utf-8") as file:
             for part in self._parts():
                 rows += len(part.rows)
+                unread += part.unread
                 for entry in part.dropped:
                     first = first or f"{entry.location}: {entry.detail}"
                     reasons[str(entry.reason)] += 1
@@ -135,6 +140,7 @@ class Work:
             **self._plan,
             "rows": rows,
             "dropped": dict(sorted(reasons.items())),
+            "unread": dict(sorted(unread.items())),
         }
         write = _write_npy if file_format == "npy" else _write_parquet
         write(whole, self._parts(), rows, self.description["features"])

@@ -22,7 +22,16 @@ from oner_jax.data.sources import (
     webdataset,
 )
 from oner_jax.data.sources.fields import FieldNames
-from oner_jax.data.sources.raw import ChangedPart, Dropped, Part, RawExample, Reason
+from oner_jax.data.sources.raw import (
+    ChangedPart,
+    Dropped,
+    Part,
+    RawExample,
+    Reason,
+    Unread,
+    entries_of,
+    listed_endings,
+)
 from oner_jax.errors import InputError
 
 __all__ = [
@@ -34,6 +43,9 @@ __all__ = [
     "Part",
     "RawExample",
     "Reason",
+    "Unread",
+    "entries_of",
+    "listed_endings",
     "open_source",
     "recognised_format",
 ]

@@ -2,7 +2,7 @@
 
 So webdataset's archives and folders of pictures are laid out. Image files are those with an ending
 in use for them; `.txt` and `.caption` are texts, and the fields of `.json` (img2dataset's, several
-captions, anything else) count like columns of a table. Files with other endings are left alone.
+captions, anything else) count like columns of a table. Files with other endings are counted only.
 """
 
 import json
@@ -18,7 +18,7 @@ IMAGES = image_formats.ENDINGS
 CAPTIONS = ("txt", "caption")  # the second is what Kohya's scripts write
 METADATA = "json"
 
-_TEXTS = (*CAPTIONS, "text", "cls")
+TEXTS = (*CAPTIONS, "text", "cls")
 
 Content = TypeVar("Content")
 
@@ -64,7 +64,7 @@ def sample_entries(
         yield from [Dropped(location, Reason.BROKEN_ENTRY, detail)] * len(images)
         return
     captions = names.captions or (*CAPTIONS, "captions")
-    chosen = {*captions, names.id, *_TEXTS}
+    chosen = {*captions, names.id, *TEXTS}
     texts = {ending: content for ending, content in files.items() if ending in chosen}
     known_id = next((name for name in fields.ID_NAMES if name in described), "")
     for image in images:
@@ -80,6 +80,21 @@ def sample_entries(
             default_id=default_id,
             directory=directory,
         )
+
+
+def endings_read(names: fields.FieldNames) -> set[str]:
+    """Return the endings of files that can be part of an example, as far as all readers agree."""
+    chosen = {names.image, *names.captions, names.id} - {"", fields.NO_FIELD}
+    return {*IMAGES, *CAPTIONS, METADATA} | chosen
+
+
+def unread_ending(ending: str) -> str:
+    """Return what files of an ending that is not read are counted as: `.svg`, of `seg.png` `*.png`.
+
+    The part of a name before the last dot may be different in each.
+    """
+    before, dot, last = ending.rpartition(".")
+    return f"{'*' if before else ''}.{last}" if dot or last else "without an ending"
 
 
 def image_choices(endings: Iterable[str], names: fields.FieldNames) -> list[str]:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 
 from oner_jax.data.sources import fields, files, img2dataset, sample
-from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason
+from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason, Unread
 from oner_jax.data.sources.tar_members import Damage, read_members
 
 _COMPRESSED = (".tar.gz", ".tgz")
@@ -46,10 +46,14 @@ class Archive:
 
     def read(self) -> Iterator[RawExample | Dropped]:
         """Its examples, and what became none. OSError if it cannot be opened."""
+        return self.read_and_count(Unread())
+
+    def read_and_count(self, unread: Unread) -> Iterator[RawExample | Dropped]:
+        """As `read`; adds the files that are no part of an example to `unread`."""
         keys: set[str] = set()
         cut: list[Dropped] = []
         empty = True
-        for entry in self._entries(keys, cut):
+        for entry in self._entries(keys, cut, unread):
             empty = False
             yield entry
         # With a log what lies behind a cut is known one by one.
@@ -61,10 +65,14 @@ class Archive:
         if empty and not missing and not cut:
             yield Dropped(self.file.path, Reason.EMPTY_ARCHIVE, "holds no example")
 
-    def _entries(self, keys: set[str], cut: list[Dropped]) -> Iterator[RawExample | Dropped]:
+    def _entries(
+        self, keys: set[str], cut: list[Dropped], unread: Unread
+    ) -> Iterator[RawExample | Dropped]:
         """What is whole in it. Adds the keys of that, and to `cut` what a cut has taken."""
         damages: list[Damage] = []
+        endings = sample.endings_read(self.names) | set(sample.TEXTS)
         for key, contents in sample.grouped(self._files(damages)):
+            unread.update(map(sample.unread_ending, contents.keys() - endings))
             entries = list(
                 sample.sample_entries(
                     contents,
