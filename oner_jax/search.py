@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from oner_jax.data.command_line import required
+from oner_jax.data.text import is_blank
 from oner_jax.errors import InputError, run_program
 from oner_jax.indexing import command_line
 from oner_jax.indexing.index import ENGINES, Hit, Index
@@ -39,7 +40,7 @@ def main(_: Sequence[str]) -> None:
     if not (values.source or values.text or values.image):
         raise InputError("give --text, --image or both to search by, or --source to index")
     for name in ("text", "image"):
-        if values[name].present and not str(values[name].value).strip():
+        if values[name].present and is_blank(str(values[name].value)):
             raise InputError(f"--{name} is empty: give something to search by")
     model = command_line.chosen_model()
     if values.source:
@@ -60,7 +61,9 @@ def _as_json(place: int, hit: Hit) -> str:
 
 
 def _as_text(place: int, hit: Hit) -> str:
-    what = "  ".join(filter(None, [hit.row.image or hit.row.id, hit.row.caption]))
+    # One line a hit, whatever lines its caption has.
+    caption = " ".join(hit.row.caption.split())
+    what = "  ".join(filter(None, [hit.row.image or hit.row.id, caption]))
     return f"{place:3}  {hit.score:.3f}  {what}"
 
 

@@ -8,6 +8,7 @@ from absl import flags
 
 from oner_jax import api, configuration
 from oner_jax.data import sources
+from oner_jax.data.sources import command_line as source_command_line
 from oner_jax.errors import InputError
 from oner_jax.indexing import making
 from oner_jax.indexing.rows import VIEWS
@@ -26,6 +27,7 @@ def define_flags() -> None:
     define_model_flags()
     flags.DEFINE_string("source", None, "folder of pictures, JSONL, or anything ingest reads")
     flags.DEFINE_enum("source_format", "", ["", *sources.FORMATS], "empty: find it out")
+    source_command_line.define_flags()
     flags.DEFINE_enum("view", "image", list(VIEWS), "what of each example becomes a row")
 
 
@@ -42,7 +44,13 @@ def chosen_model() -> api.Model:
 def embed_source(model: api.Model, name: str, out: Path, file_format: str) -> dict[str, Any]:
     """Embed the source of this name as the flags say; the manifest of the result."""
     values = flags.FLAGS
-    parts = making.parts_of(name, values.source_format, model.batch_size)
+    parts = making.parts_of(
+        name,
+        values.source_format,
+        model.batch_size,
+        source_command_line.chosen_names(),
+        sources.Options(lines=source_command_line.chosen_lines()),
+    )
     if not parts:
         raise InputError(f"--source={name} holds no examples")
     return making.make_embeddings(

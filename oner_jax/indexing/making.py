@@ -42,15 +42,23 @@ class _Batch:
     unread: Unread = dataclasses.field(default_factory=Unread)
 
 
-def parts_of(name: str, source_format: str, batch_size: int) -> list[Part]:
+def parts_of(
+    name: str,
+    source_format: str,
+    batch_size: int,
+    names: sources.FieldNames | None = None,
+    options: sources.Options | None = None,
+) -> list[Part]:
     """The parts of the source of this name; an empty `source_format` is found out.
 
-    Raises InputError for what no format reads.
+    `names` and `options` as for `sources.open_source`. Raises InputError for what no format reads.
     """
     return sources.open_source(
         name,
         source_format or _format_of(name),
         examples_per_part=BATCHES_PER_PART * batch_size,
+        names=names,
+        options=options,
     )
 
 

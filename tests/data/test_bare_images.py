@@ -41,7 +41,8 @@ def with_exif(exif: bytes, image_format: str) -> bytes:
     """A picture whose EXIF is these bytes."""
     extra = {"append_images": [Image.new("RGB", (9, 9))]} if image_format == "MPO" else {}
     quality = {} if image_format == "PNG" else {"quality": 95}
-    return encoded(PIXELS, image_format, exif=exif, **extra, **quality)
+    # With a resolution of its own, Pillow does not look into a JPEG's EXIF until it is asked to.
+    return encoded(PIXELS, image_format, exif=exif, dpi=(72, 72), **extra, **quality)
 
 
 def broken(good: bytes) -> bytes:

@@ -9,6 +9,7 @@ from oner_jax.data import sources
 from oner_jax.data.command_line import required
 from oner_jax.data.image_files import ImageOptions
 from oner_jax.data.ingestion.options import ConversionOptions, Filters, IngestOptions, SourceName
+from oner_jax.data.sources import command_line as source_command_line
 
 # A part is what a kill may cost each process: about three seconds of work.
 EXAMPLES_PER_PART = 1000
@@ -20,9 +21,7 @@ def define_flags() -> None:
     images, filters = defaults.conversion.images, defaults.conversion.filters
     flags.DEFINE_string("source", None, "file, directory or pattern of the data to read")
     flags.DEFINE_enum("format", "", ["", *sources.FORMATS], "of the source; empty: find it out")
-    flags.DEFINE_string("image_field", "", "field of the image; empty: guess; none: there is none")
-    flags.DEFINE_list("caption_field", [], "fields of captions, the main one first; empty: guess")
-    flags.DEFINE_string("id_field", "", "field of the id; empty: guess")
+    source_command_line.define_flags()
     flags.DEFINE_string("image_directory", "", "of the pictures that an annotation file names")
     flags.DEFINE_string("class_names", "", "file that says what classes are called")
     flags.DEFINE_string("data_dir", "", "where TFDS keeps what it prepared; empty: its default")
@@ -100,15 +99,18 @@ def chosen() -> tuple[list[sources.Part], SourceName, str, IngestOptions]:
     values = flags.FLAGS
     options = chosen_options()
     options.conversion.filters.check()
-    names = sources.FieldNames(values.image_field, tuple(values.caption_field), values.id_field)
     source_format = values.format or sources.recognised_format(name)
     parts = sources.open_source(
         name,
         source_format,
         examples_per_part=EXAMPLES_PER_PART,
-        names=names,
+        names=source_command_line.chosen_names(),
         options=sources.Options(
-            values.image_directory, values.class_names, values.data_dir, tuple(values.splits)
+            values.image_directory,
+            values.class_names,
+            values.data_dir,
+            tuple(values.splits),
+            source_command_line.chosen_lines(),
         ),
     )
     return parts, SourceName(os.path.basename(name.rstrip("/")), source_format), output, options

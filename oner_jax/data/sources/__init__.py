@@ -57,13 +57,14 @@ class Options:
 
     `image_directory`: where the pictures of an annotation file are. `class_names`: a file that says
     what classes are called. `data_dir`: where TFDS keeps what it prepared. `splits`: the only ones
-    to read.
+    to read. `lines`: "captions" if each line of a text file is a caption.
     """
 
     image_directory: str = ""
     class_names: str = ""
     data_dir: str = ""
     splits: tuple[str, ...] = ()
+    lines: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +118,7 @@ FORMATS: dict[str, Format] = {
         "tar archives of images, texts and JSON (img2dataset's, webdataset's)",
         lambda found: found.has(*webdataset.SUFFIXES),
         webdataset.parts,
+        ("lines",),
     ),
     "tfrecord": Format(
         "TFRecord files with a feature per field (img2dataset's)",
@@ -142,6 +144,7 @@ FORMATS: dict[str, Format] = {
         "folder of images with a text file of the same name beside each",
         folder.recognises,
         folder.parts,
+        ("lines",),
     ),
     "class_folders": Format(
         "folder for each class of pictures, as ImageNet comes",

@@ -2,9 +2,10 @@
 
     photos/0001.jpg photos/0001.txt photos/trip/boat.png photos/trip/boat.txt
 
-The whole text is the caption. A `.json` of the same name adds what it says, more captions
-(`"captions": [...]`) among it. img2dataset's `files` output is such a folder. Links are followed,
-hidden files are not read, files with other endings are counted.
+The whole text is one caption, line breaks and all; with `--lines=captions` each line is one. A
+`.json` of the same name adds what it says, more captions (`"captions": [...]`) among it.
+img2dataset's `files` output is such a folder. Links are followed, hidden files are not read, files
+with other endings are counted.
 """
 
 import dataclasses
@@ -35,6 +36,7 @@ class Samples:
     examples: int
     names: fields.FieldNames
     unread: tuple[tuple[str, int], ...] = _NONE_UNREAD
+    lines: str = ""
 
     @property
     def name(self) -> str:
@@ -62,6 +64,7 @@ class Samples:
                 location=location,
                 default_id=stem,
                 directory=self.directory,
+                lines=self.lines,
             )
 
     def _content(self, ending: str, path: str) -> bytes | str:
@@ -71,7 +74,9 @@ class Samples:
         return files.read_file(posixpath.join(self.directory, path))
 
 
-def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[Part]:
+def parts(
+    name: str, examples_per_part: int, names: fields.FieldNames, *, lines: str = ""
+) -> list[Part]:
     """Ranges of about `examples_per_part` examples of the folder, then img2dataset's logs in it.
 
     InputError if the name is no directory, or holds no image or text.
@@ -89,7 +94,7 @@ def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[P
         size_bytes = sum(file.size_bytes for file in members)
         examples = sum(len(sample.image_choices(group, names)) for group in some)
         passed_over = _NONE_UNREAD if found else tuple(sorted(unread.items()))
-        found.append(Samples(name, paths, size_bytes, examples, names, passed_over))
+        found.append(Samples(name, paths, size_bytes, examples, names, passed_over, lines))
     if not found:
         there = ", ".join(f"{count} {ending}" for ending, count in unread.most_common(5))
         raise InputError(

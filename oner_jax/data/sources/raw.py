@@ -36,8 +36,9 @@ class RawExample:
 
     `location` names where it stands in its source, for messages. `read_image` gives the file's
     bytes (or raises OSError), and is None for a text without a picture; a picture without a text
-    has no captions. Else `captions` has the main one first. `split` is empty if the source does not
-    say, `image_path` if the image is no file of its own.
+    has no captions, and `without_captions` says where there may be some. Else `captions` has the
+    main one first. `split` is empty if the source does not say, `image_path` if the image is no
+    file of its own.
     """
 
     location: str
@@ -48,6 +49,7 @@ class RawExample:
     split: str = ""
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     image_path: str = ""
+    without_captions: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,9 @@ in use for them; `.txt` and `.caption` are texts, and the fields of `.json` (img
 captions, anything else) count like columns of a table. Files with other endings are counted only.
 """
 
+import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from oner_jax.data import image_formats
@@ -17,6 +18,8 @@ from oner_jax.data.sources.raw import Dropped, RawExample, Reason
 IMAGES = image_formats.ENDINGS
 CAPTIONS = ("txt", "caption")  # the second is what Kohya's scripts write
 METADATA = "json"
+# What the lines of a text file are: together one caption, or each a caption.
+LINES = ("caption", "captions")
 
 TEXTS = (*CAPTIONS, "text", "cls")
 
@@ -46,11 +49,13 @@ def sample_entries(
     location: str,
     default_id: str,
     directory: str = "",
+    lines: str = "",
 ) -> Iterator[RawExample | Dropped]:
     """The entries that files make, each given by its ending: contents, or an image's path.
 
     That is one, or one for each image where there are several. `names` may choose among endings
-    and the fields of the JSON; what it leaves open is found here.
+    and the fields of the JSON; what it leaves open is found here. With `lines` "captions" each line
+    of a text is a caption.
     """
     images = image_choices(files, names)
     try:
@@ -65,11 +70,13 @@ def sample_entries(
         return
     captions = names.captions or (*CAPTIONS, "captions")
     chosen = {*captions, names.id, *TEXTS}
-    texts = {ending: content for ending, content in files.items() if ending in chosen}
+    texts: dict[str, Any] = {ending: text for ending, text in files.items() if ending in chosen}
+    if lines:
+        texts |= {name: texts[name].splitlines() for name in captions if name in texts}
     known_id = next((name for name in fields.ID_NAMES if name in described), "")
     for image in images:
         found = {image: files[image]} if image in files else {}
-        yield fields.example_of(
+        entry = fields.example_of(
             {**described, **texts, **found},
             fields.FieldNames(
                 image="" if image == fields.NO_FIELD else image,
@@ -80,6 +87,20 @@ def sample_entries(
             default_id=default_id,
             directory=directory,
         )
+        if isinstance(entry, RawExample) and not entry.captions:
+            others = [name for name in entry.metadata if name not in ("url", "key")]
+            entry = dataclasses.replace(entry, without_captions=_without(captions, others))
+        yield entry
+
+
+def _without(captions: Iterable[str], others: Sequence[str]) -> str:
+    """What there is in place of captions under these names."""
+    if not others:
+        return ""
+    return fields.one_line(
+        f"has no {' or '.join(captions)}, but {', '.join(others)}; "
+        "if one of these is the caption, give --caption_field=NAME"
+    )
 
 
 def endings_read(names: fields.FieldNames) -> set[str]:
