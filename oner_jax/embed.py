@@ -13,9 +13,11 @@ from pathlib import Path
 
 from absl import flags
 
+from oner_jax import path_flags
 from oner_jax.data.command_line import required
 from oner_jax.data.sources import listed_endings
 from oner_jax.errors import run_program
+from oner_jax.files import Access
 from oner_jax.indexing import command_line
 from oner_jax.indexing.work import FILE_FORMATS
 
@@ -23,7 +25,7 @@ from oner_jax.indexing.work import FILE_FORMATS
 def define_flags() -> None:
     """The program's command line."""
     command_line.define_flags()
-    flags.DEFINE_string("output", None, "folder to make")
+    path_flags.define("output", None, "folder to make", Access.LOCAL)
     flags.DEFINE_enum("format", FILE_FORMATS[0], FILE_FORMATS, "of the embeddings")
 
 

@@ -28,12 +28,12 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 from absl import flags
-from etils import epath
 from jaxtyping import Bool, Int32, UInt32
 
+from oner_jax import path_flags
 from oner_jax.data.command_line import required
 from oner_jax.errors import InputError, run_program
-from oner_jax.files import write_whole
+from oner_jax.files import Access, read_bytes, write_whole
 
 EMBEDDED = "embedded"
 EMBEDDED_MODEL = Path(__file__).parent / "embedded" / "tokenizer.model"
@@ -84,9 +84,8 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str) -> "Tokenizer":
         """Reads a tokenizer model; "embedded" is the one that comes with the package."""
-        file = EMBEDDED_MODEL if path == EMBEDDED else epath.Path(path)
         try:
-            model = file.read_bytes()
+            model = read_bytes(EMBEDDED_MODEL if path == EMBEDDED else path)
         except OSError as error:
             raise InputError(
                 f"tokenizer {path}: cannot be read ({error.strerror or error}); give a .model "
@@ -255,8 +254,8 @@ def _training_failure(message: str, vocabulary_size: int) -> str:
 
 def define_flags() -> None:
     """The program's command line; not at import, where it would be every program's."""
-    flags.DEFINE_string("data", None, "split to read captions from, e.g. embedded:train")
-    flags.DEFINE_string("output", None, "file to write, e.g. tokenizer.model")
+    path_flags.define("data", None, "split to read captions from, e.g. embedded:train", Access.GS)
+    path_flags.define("output", None, "file to write, e.g. tokenizer.model", Access.LOCAL)
     flags.DEFINE_integer("vocabulary_size", 4096, "number of ids, special ones included")
     flags.DEFINE_float(
         "character_coverage",

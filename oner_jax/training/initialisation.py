@@ -17,6 +17,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError
+from oner_jax.files import Access, reaching, usable
 from oner_jax.models.files import is_export
 from oner_jax.models.pretraining import PureModel
 from oner_jax.parallel.mesh import path_name
@@ -74,7 +75,9 @@ def initialise(state: TrainState, model: PureModel, config: ConfigDict) -> tuple
 def find_weights(model: PureModel, config: ConfigDict) -> Initialised:
     """What the source has for `model`: renamed, skipped and resampled as `config` says."""
     wanted = items.by_name(model.abstract_parameters)
-    arrays, unused = _read_source(epath.Path(config.source), model)
+    source = usable(config.source, Access.STORE)
+    with reaching(source):
+        arrays, unused = _read_source(epath.Path(source), model)
     notes = [f"not used: {name}: a ViT's alone" for name in unused]
     rename = _renaming(config.rename)
     skip = _pattern(config.skip, "skip")

@@ -45,7 +45,7 @@ def test_text_survives_up_to_normalisation(tokenizer, caption):
 @pytest.mark.parametrize("broken", ["\ud83d", "a \udce9t\u00e9"])
 def test_half_a_surrogate_pair_is_named(tokenizer, broken):
     for method in (lambda texts: tokenizer.encode(texts, 8), tokenizer.lengths):
-        with pytest.raises(InputError, match="text 1 .*half of a surrogate pair"):
+        with pytest.raises(InputError, match=r"text 1 .*half of a surrogate pair"):
             method(["whole 🦊", broken])
 
 

@@ -33,6 +33,7 @@ from oner_jax.data.sources.raw import (
     listed_endings,
 )
 from oner_jax.errors import InputError
+from oner_jax.files import usable
 
 __all__ = [
     "FORMATS",
@@ -155,6 +156,10 @@ FORMATS: dict[str, Format] = {
 }
 
 
+# Those of `Options` that lead somewhere.
+_PATHS = ("image_directory", "class_names", "data_dir")
+
+
 def open_source(
     name: str,
     source_format: str = "",
@@ -172,6 +177,7 @@ def open_source(
     """
     if examples_per_part < 1:
         raise ValueError(f"examples_per_part is {examples_per_part}")
+    name = usable(name)
     if not source_format:
         source_format = recognised_format(name)
     if source_format not in FORMATS:
@@ -180,7 +186,13 @@ def open_source(
         option: value for option, value in dataclasses.asdict(options or Options()).items() if value
     }
     _check_use(source_format, given)
-    return FORMATS[source_format].parts(name, examples_per_part, names or FieldNames(), **given)
+    for option in _PATHS:
+        if option in given:
+            given[option] = usable(given[option])
+    try:
+        return FORMATS[source_format].parts(name, examples_per_part, names or FieldNames(), **given)
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
 
 
 def _check_use(source_format: str, given: Iterable[str]) -> None:
@@ -194,6 +206,13 @@ def _check_use(source_format: str, given: Iterable[str]) -> None:
 
 def recognised_format(name: str) -> str:
     """The key of `FORMATS` that reads what is there. InputError if none does."""
+    try:
+        return _recognised(usable(name))
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
+
+
+def _recognised(name: str) -> str:
     found = files.find(name)
     for key, source_format in FORMATS.items():
         if source_format.recognises(found):
