@@ -40,11 +40,11 @@ def define(
 
 
 def define_list(
-    name: str, default: list[str], help_text: str, access: Access = Access.READ
+    name: str, default: list[str], help_text: str, access: Access = Access.READ, **options: Any
 ) -> flags.FlagHolder[Any]:
     """Define a flag that is a list of paths with commas between them."""
     parser, serializer = _PathsParser(name, access), flags.CsvListSerializer(",")
-    return flags.DEFINE(parser, name, default, help_text, serializer=serializer)
+    return flags.DEFINE(parser, name, default, help_text, serializer=serializer, **options)
 
 
 def check_answers() -> None:

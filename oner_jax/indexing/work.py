@@ -184,7 +184,9 @@ def _write_parquet(folder: Path, parts: Iterator[Finished], rows: int, features:
         for part in parts:
             flat = pyarrow.array(part.vectors.ravel(), pyarrow.float32())
             vectors = pyarrow.FixedSizeListArray.from_arrays(flat, features)
-            texts = [pyarrow.array([getattr(row, name) for row in part.rows]) for name in names]
+            texts = [
+                pyarrow.array([_as_text(getattr(row, name)) for row in part.rows]) for name in names
+            ]
             writer.write_table(
                 pyarrow.Table.from_arrays(
                     [*(text.cast(pyarrow.string()) for text in texts), vectors], schema=schema
@@ -192,8 +194,14 @@ def _write_parquet(folder: Path, parts: Iterator[Finished], rows: int, features:
             )
 
 
+def _as_text(name: str) -> str:
+    """The name of a file as UTF-8, odd bytes as what stands for them."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def _line(fields: dict[str, Any]) -> str:
-    return json.dumps(fields, ensure_ascii=False) + "\n"
+    # A path need not be UTF-8. In JSON what stands for its odd bytes, `\\udce9`, leads back to it.
+    return _as_text(json.dumps(fields, ensure_ascii=False)) + "\n"
 
 
 def _as_bytes(value: Any) -> np.ndarray:
