@@ -30,7 +30,6 @@ from etils import epath
 from oner_jax.errors import InputError
 from oner_jax.files import is_remote
 
-
 _COPIED_BYTES = 2**24
 
 

@@ -4,6 +4,7 @@ Every function raises FileNotFoundError where nothing is there, and OSError wher
 """
 
 import contextlib
+import errno
 import io
 import os
 import posixpath
@@ -76,13 +77,22 @@ def walk(directory: str) -> Iterator[tuple[str, int]]:
 
 def opened(path: str) -> io.RawIOBase:
     """Return the file for reading."""
-    return _FsspecFile(path) if is_read_by_fsspec(path) else _TensorFlowFile(path)
+    with _os_errors(path):
+        if not is_read_by_fsspec(path):
+            file = tf.io.gfile.GFile(path, "rb")
+            return _RemoteFile(path, file, file.size())
+        file = _fsspec(path).open(path, "rb")
+        end = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        return _RemoteFile(path, file, end)
 
 
 def reason(error: Exception) -> str:
     """Return what went wrong without the path, with which TensorFlow's messages begin."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, FileNotFoundError):  # fsspec's says the path again
+        return os.strerror(errno.ENOENT)
     line = first_line(error)
     return line.rpartition("; ")[2] if isinstance(error, tf.errors.OpError) else line
 
@@ -90,8 +100,9 @@ def reason(error: Exception) -> str:
 class _RemoteFile(io.RawIOBase):
     """A library's file as Python's, so that lines, seeking and errors are those of a local one."""
 
-    def __init__(self, path: str, size: int):
+    def __init__(self, path: str, file: Any, size: int):
         self._path = path
+        self._file = file
         self._size_bytes = size
 
     def readable(self) -> bool:
@@ -116,24 +127,9 @@ class _RemoteFile(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        if not self.closed and hasattr(self, "_file"):
+        if not self.closed:
             self._file.close()
         super().close()
-
-
-class _TensorFlowFile(_RemoteFile):
-    def __init__(self, path: str):
-        self._file = tf.io.gfile.GFile(path, "rb")
-        with _os_errors(path):
-            super().__init__(path, self._file.size())
-
-
-class _FsspecFile(_RemoteFile):
-    def __init__(self, path: str):
-        with _os_errors(path):
-            self._file = _fsspec(path).open(path, "rb")
-            super().__init__(path, self._file.seek(0, os.SEEK_END))
-            self._file.seek(0)
 
 
 def _fsspec(path: str) -> Any:

@@ -167,7 +167,7 @@ UNSEEN = [
 ]
 
 
-@pytest.mark.parametrize("text", UNSEEN, ids=[text.encode("unicode_escape") for text in UNSEEN])
+@pytest.mark.parametrize("text", UNSEEN, ids=map(ascii, UNSEEN))
 def test_what_nobody_sees_is_no_caption(tmp_path, text):
     assert is_blank(text)
     source = folder(tmp_path, [("a.jpg", IMAGE), ("a.txt", text.encode())])
