@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from oner_jax.configuration import RecipeArgument, nearest, parse_recipe_argument
 from oner_jax.errors import InputError
+from oner_jax.files import Access, usable
 from oner_jax.objectives.terms import TERMS
 from oner_jax.parallel.mesh import DEFAULT_RULES
 from oner_jax.training.storage import failure_reason
@@ -94,7 +95,7 @@ def get_config(argument: str = "b16") -> ConfigDict:
     data.threads = 0  # 0: as many as the host has cores
 
     if recipe.options["data"]:
-        _use_own_data(data, epath.Path(str(recipe.options["data"])))
+        _use_own_data(data, epath.Path(usable(str(recipe.options["data"]), Access.GS)))
 
     config.model = model = ConfigDict()
     model.architecture = str(recipe.options["architecture"])

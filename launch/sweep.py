@@ -30,16 +30,19 @@ from tqdm import tqdm
 from launch.jobs import Jobs, NotFinished
 from launch.programs import LIBRARIES
 from launch.runs import Run, RunFailed, Runner
+from oner_jax import path_flags
 from oner_jax.configuration import nearest
 from oner_jax.errors import InputError, run_program
 from oner_jax.evals import spread, sweep_report
+from oner_jax.files import Access
 from oner_jax.sweeps import Sweep
 
-SWEEP = flags.DEFINE_string("sweep", None, "Sweep file, as FILE.py[:argument].")
-WORKDIR = flags.DEFINE_string(
+SWEEP = path_flags.define("sweep", None, "Sweep file, as FILE.py[:argument].", Access.LOCAL)
+WORKDIR = path_flags.define(
     "workdir",
     None,
     "Folder of the sweep; made if it is not there.",
+    Access.LOCAL,
     allow_override=True,  # the programs that a sweep runs have one too, and tests import both
 )
 SIDE_BY_SIDE = flags.DEFINE_integer("side_by_side", 1, "How many runs at once.", lower_bound=1)

@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from etils import epath
 from jaxtyping import Float, Float32, Int32, UInt8
 from PIL import Image
 
@@ -32,6 +31,7 @@ from oner_jax.data.image_files import UnfitImage, file_pixels, open_image
 from oner_jax.data.preprocessing import encoder_pixels, on_white
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
+from oner_jax.files import Access, read_bytes, usable
 from oner_jax.models.embedding import Embedder
 from oner_jax.models.files import named_arrays
 from oner_jax.models.settings import ModelSettings
@@ -236,7 +236,7 @@ def load(
     """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be at least 1")
-    return Model(load_run(path, step, weights), batch_size)
+    return Model(load_run(usable(path, Access.STORE), step, weights), batch_size)
 
 
 def _as_list(images: Pictures) -> list[Picture]:
@@ -268,7 +268,7 @@ def _image_of(picture: Picture) -> Image.Image:
 
 
 def _content(file: str | os.PathLike | bytes) -> bytes:
-    return file if isinstance(file, bytes) else epath.Path(file).read_bytes()
+    return file if isinstance(file, bytes) else read_bytes(file)
 
 
 @contextlib.contextmanager

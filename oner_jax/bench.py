@@ -22,8 +22,9 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from oner_jax import configuration
+from oner_jax import configuration, path_flags
 from oner_jax.errors import InputError, run_program
+from oner_jax.files import Access
 from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed
 from oner_jax.parallel.chips import Peak
@@ -40,7 +41,9 @@ INPUT = flags.DEFINE_bool("input", False, "Time the input instead of the step.")
 SECONDS = flags.DEFINE_float(
     "seconds", 0.0, "With --input: take batches for so long and show memory.", lower_bound=0.0
 )
-PROFILE = flags.DEFINE_string("profile", None, "Folder for a profile of one more repeat.")
+PROFILE = path_flags.define(
+    "profile", None, "Folder for a profile of one more repeat.", Access.LOCAL
+)
 
 
 def measure(config: ConfigDict, *, steps: int, repeats: int, profile: str | None) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from pathlib import Path
 
 from absl import flags
 
+from oner_jax import path_flags
 from oner_jax.data import sources
 from oner_jax.errors import InputError, run_program
+from oner_jax.files import Access
 from oner_jax.indexing import command_line
 
 EXAMPLES = "embedded:val"
@@ -29,11 +31,11 @@ EXAMPLES = "embedded:val"
 def define_flags() -> None:
     """The program's command line."""
     command_line.define_model_flags()
-    flags.DEFINE_string(
-        "images", EXAMPLES, "pictures: a folder, anything ingest reads, or an index"
-    )
+    path_flags.define("images", EXAMPLES, "pictures: a folder, anything ingest reads, or an index")
     flags.DEFINE_enum("images_format", "", ["", *sources.FORMATS], "empty: find it out")
-    flags.DEFINE_string("cache", "~/.cache/oner_jax/page", "folder to keep embeddings in")
+    path_flags.define(
+        "cache", "~/.cache/oner_jax/page", "folder to keep embeddings in", Access.LOCAL
+    )
     flags.DEFINE_integer("k", 12, "how many to find", lower_bound=1, upper_bound=100)
     flags.DEFINE_string("host", "127.0.0.1", "address to answer; 0.0.0.0 is the whole network")
     flags.DEFINE_integer("port", 7860, "port to answer", lower_bound=1, upper_bound=65535)
@@ -59,7 +61,7 @@ def main(_: Sequence[str]) -> None:
         from oner_jax.showing.space_map import make_map
 
         model = command_line.chosen_model()
-        cache = Path(values.cache).expanduser()
+        cache = Path(values.cache)
         collection = open_collection(model, values.images, values.images_format, cache)
         drawn_map = make_map(model, collection)
         page = interface.Page(model, collection, values.k)

@@ -13,8 +13,11 @@ from pathlib import Path
 
 from absl import flags
 
+from oner_jax import path_flags
 from oner_jax.data.command_line import required
+from oner_jax.data.sources import listed_endings
 from oner_jax.errors import run_program
+from oner_jax.files import Access
 from oner_jax.indexing import command_line
 from oner_jax.indexing.work import FILE_FORMATS
 
@@ -22,7 +25,7 @@ from oner_jax.indexing.work import FILE_FORMATS
 def define_flags() -> None:
     """The program's command line."""
     command_line.define_flags()
-    flags.DEFINE_string("output", None, "folder to make")
+    path_flags.define("output", None, "folder to make", Access.LOCAL)
     flags.DEFINE_enum("format", FILE_FORMATS[0], FILE_FORMATS, "of the embeddings")
 
 
@@ -33,6 +36,8 @@ def main(_: Sequence[str]) -> None:
     manifest = command_line.embed_source(model, source, Path(output), flags.FLAGS.format)
     dropped = sum(manifest["dropped"].values())
     left_out = f"; left out {dropped:,} (see dropped.jsonl)" if dropped else ""
+    if manifest.get("unread"):
+        left_out += f"; not read: {listed_endings(manifest['unread'])}"
     print(f"{output}: {manifest['rows']:,} rows of {manifest['features']} features{left_out}")
 
 

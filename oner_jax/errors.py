@@ -5,6 +5,7 @@ saved (75 is sysexits' EX_TEMPFAIL: "try again"); 1 other processes of the run a
 failed, storage fails or training diverges (one line), or anything else (traceback shown).
 """
 
+import contextlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -49,9 +50,13 @@ def run_program(
     """
 
     def parse(arguments: Sequence[str]) -> list[str]:
+        # Imported here because it raises this module's errors.
+        from oner_jax import path_flags
+
         try:
+            arguments = path_flags.expanded_config(list(arguments))
             check_arguments(arguments)
-            return flags.FLAGS(list(arguments))
+            return flags.FLAGS(arguments)
         except InputError as error:
             _exit_bad_input(error)
         except (AttributeError, KeyError) as error:
@@ -61,6 +66,11 @@ def run_program(
             _exit_bad_input(" ".join(str(error).split()))
 
     def guarded_main(arguments: Sequence[str]) -> None:
+        from oner_jax import path_flags
+
+        # A name of a file need not be text; it is shown with what stands for its odd bytes.
+        with contextlib.suppress(AttributeError):  # what took the place of a stream, as a test's
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         # Libraries log every stage of every save; --verbosity=0 brings that back.
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
@@ -71,6 +81,7 @@ def run_program(
                 raise InputError(
                     f"unexpected argument {arguments[1]!r}: every option is written --name=value"
                 )
+            path_flags.check_answers()
             main(arguments)
         except (InputError, ClusterError, StorageError, Diverged, Preempted, OSError) as error:
             sys.exit(report(error))

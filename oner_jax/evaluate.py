@@ -17,6 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
+from oner_jax import path_flags
 from oner_jax.errors import InputError, run_program
 from oner_jax.evals import outputs, readouts
 from oner_jax.evals.differences import HEADER, difference_rows
@@ -24,23 +25,34 @@ from oner_jax.evals.evaluation import Request, Results, measure
 from oner_jax.evals.following import follow
 from oner_jax.evals.table import aligned, by_label, text_table
 from oner_jax.evals.tasks import TASK_SETS, TASKS
+from oner_jax.files import Access
 from oner_jax.parallel import distributed
 from oner_jax.training.workdir import command_line
 
-WORKDIR = flags.DEFINE_list("workdir", [], "Folders of the runs to evaluate.")
+WORKDIR = path_flags.define_list("workdir", [], "Folders of the runs to evaluate.", Access.STORE)
 STEPS = flags.DEFINE_list("steps", ["last"], "Checkpoints: numbers, all, best or last.")
-OUT = flags.DEFINE_string("out", None, "Folder for results and tables; default: the run's own.")
-DATASETS = flags.DEFINE_list(
+OUT = path_flags.define(
+    "out", None, "Folder for results and tables; default: the run's own.", Access.STORE
+)
+DATASETS = path_flags.define_list(
     "datasets",
     [],
     "Names from config.data.evaluation, benchmarks (public: all of them) or splits; default: all "
     "of the config's.",
+    Access.GS,
 )
-DATA_DIRECTORY = flags.DEFINE_string("data_directory", "data", "Where benchmarks were ingested to.")
-COMPARE = flags.DEFINE_list(
-    "compare", [], "Further columns and the differences to them: FOLDER, FOLDER@STEP or @STEP."
+DATA_DIRECTORY = path_flags.define(
+    "data_directory", "data", "Where benchmarks were ingested to.", Access.GS
 )
-BOXES = flags.DEFINE_list("boxes", [], "JSONL files of pictures, phrases and boxes.")
+COMPARE = path_flags.define_list(
+    "compare",
+    [],
+    "Further columns and the differences to them: FOLDER, FOLDER@STEP or @STEP.",
+    Access.STORE,
+)
+BOXES = path_flags.define_list(
+    "boxes", [], "JSONL files of pictures, phrases and boxes.", Access.LOCAL
+)
 TASK_NAMES = flags.DEFINE_list(
     "tasks",
     ["standard"],

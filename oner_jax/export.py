@@ -11,13 +11,14 @@ from pathlib import Path
 
 from absl import flags
 
-from oner_jax import configuration
+from oner_jax import configuration, path_flags
 from oner_jax.data.command_line import required
 from oner_jax.errors import InputError, run_program
 from oner_jax.exporting import parity
 from oner_jax.exporting.folder import whole_folder, write_account, write_shared
 from oner_jax.exporting.formats import FORMATS
 from oner_jax.exporting.source import DTYPES, Source, open_source
+from oner_jax.files import Access
 
 
 def export(source: Source, formats: Sequence[str], out: Path) -> dict[str, dict[str, float]]:
@@ -55,8 +56,8 @@ def _shown(differences: dict[str, float]) -> str:
 def define_flags() -> None:
     """The program's command line."""
     described = "; ".join(f"{name}: {row.description}" for name, row in FORMATS.items())
-    flags.DEFINE_string("workdir", None, "folder of the run, or of another export")
-    flags.DEFINE_string("out", None, "folder to make")
+    path_flags.define("workdir", None, "folder of the run, or of another export", Access.STORE)
+    path_flags.define("out", None, "folder to make", Access.LOCAL)
     flags.DEFINE_list("format", ["safetensors"], f"Any of: {described}.")
     flags.DEFINE_string("step", "last", "Checkpoint: a step, last, or best.")
     flags.DEFINE_list("average", [], "Steps whose weights are averaged, in place of --step.")

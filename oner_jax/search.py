@@ -15,8 +15,11 @@ from pathlib import Path
 
 from absl import flags
 
+from oner_jax import path_flags
 from oner_jax.data.command_line import required
+from oner_jax.data.text import is_blank
 from oner_jax.errors import InputError, run_program
+from oner_jax.files import Access
 from oner_jax.indexing import command_line
 from oner_jax.indexing.index import ENGINES, Hit, Index
 
@@ -24,9 +27,9 @@ from oner_jax.indexing.index import ENGINES, Hit, Index
 def define_flags() -> None:
     """The program's command line."""
     command_line.define_flags()
-    flags.DEFINE_string("index", None, "folder of embeddings")
+    path_flags.define("index", None, "folder of embeddings", Access.LOCAL)
     flags.DEFINE_string("text", None, "words to search by")
-    flags.DEFINE_string("image", None, "picture to search by")
+    path_flags.define("image", None, "picture to search by")
     flags.DEFINE_integer("k", 10, "how many to find", lower_bound=1)
     flags.DEFINE_enum("engine", ENGINES[0], ENGINES, "how to search")
     flags.DEFINE_boolean("json", False, "print one JSON object a line")
@@ -39,7 +42,7 @@ def main(_: Sequence[str]) -> None:
     if not (values.source or values.text or values.image):
         raise InputError("give --text, --image or both to search by, or --source to index")
     for name in ("text", "image"):
-        if values[name].present and not str(values[name].value).strip():
+        if values[name].present and is_blank(str(values[name].value)):
             raise InputError(f"--{name} is empty: give something to search by")
     model = command_line.chosen_model()
     if values.source:
@@ -60,7 +63,9 @@ def _as_json(place: int, hit: Hit) -> str:
 
 
 def _as_text(place: int, hit: Hit) -> str:
-    what = "  ".join(filter(None, [hit.row.image or hit.row.id, hit.row.caption]))
+    # One line a hit, whatever lines its caption has.
+    caption = " ".join(hit.row.caption.split())
+    what = "  ".join(filter(None, [hit.row.image or hit.row.id, caption]))
     return f"{place:3}  {hit.score:.3f}  {what}"
 
 

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from oner_jax import configuration
+from oner_jax import configuration, path_flags
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError, run_program
+from oner_jax.files import Access
 from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed, preflight
 from oner_jax.parallel.mesh import LocalRows
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from oner_jax.data.pipeline import TrainingData
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
+WORKDIR = path_flags.define(
+    "workdir", None, "Folder of the run; made if it is not there.", Access.GS
+)
 
 
 def train(config: ConfigDict, folder: epath.Path, stop: StopRequest) -> TrainState:

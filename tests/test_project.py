@@ -48,7 +48,7 @@ def test_every_import_is_declared():
             "requirements.txt",
             *(
                 f"requirements-{extra}.txt"
-                for extra in ("beam", "clip_benchmark", "onnx", "page", "search")
+                for extra in ("beam", "clip_benchmark", "heif", "onnx", "page", "search")
             ),
         )
     )

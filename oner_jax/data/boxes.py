@@ -22,6 +22,7 @@ from PIL import Image
 
 from oner_jax.data.image_files import open_image
 from oner_jax.data.preprocessing import on_white, squeezed_pixels
+from oner_jax.data.text import is_blank, is_unicode
 from oner_jax.errors import InputError
 
 
@@ -104,8 +105,14 @@ def _fields(line: bytes, location: str) -> dict[str, Any]:
     for name in ("image", "phrase"):
         if not isinstance(fields, dict) or not isinstance(fields.get(name), str):
             raise InputError(f'{location}: lacks "{name}"; write it as a text')
-    if not fields["phrase"].strip():
+    if is_blank(fields["phrase"]):
         raise InputError(f"{location}: the phrase is empty; name what is in the box")
+    for name in ("image", "phrase"):
+        if not is_unicode(fields[name]):
+            raise InputError(
+                f'{location}: "{name}" holds half of a surrogate pair, which is not a '
+                "character: correct it"
+            )
     return {"box": None, **fields}
 
 

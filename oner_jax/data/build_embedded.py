@@ -11,9 +11,9 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from absl import flags
 from etils import epath
 
+from oner_jax import path_flags
 from oner_jax.data.command_line import required
 from oner_jax.data.image_files import ImageOptions
 from oner_jax.data.ingest import write_dataset
@@ -22,6 +22,7 @@ from oner_jax.data.ingestion.options import ConversionOptions, IngestOptions, So
 from oner_jax.data.ingestion.processes import ProcessRunner
 from oner_jax.data.sources import ChangedPart, RawExample, open_source
 from oner_jax.errors import run_program
+from oner_jax.files import Access
 
 # 16,573 pictures must fit into 40 MB with their texts.
 OPTIONS = IngestOptions(
@@ -65,6 +66,6 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("source", None, "directory of pairs.jsonl and images")
-    flags.DEFINE_string("output", None, "directory to make")
+    path_flags.define("source", None, "directory of pairs.jsonl and images")
+    path_flags.define("output", None, "directory to make", Access.STORE)
     run_program(main)

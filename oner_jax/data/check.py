@@ -21,7 +21,7 @@ from etils import epath
 from jaxtyping import Int32
 from ml_collections import ConfigDict, config_flags
 
-from oner_jax import configuration
+from oner_jax import configuration, path_flags
 from oner_jax.data.checking import delivery_rate, drawings
 from oner_jax.data.checking.delivery_rate import Need
 from oner_jax.data.checking.inventory import Inventory
@@ -29,6 +29,7 @@ from oner_jax.data.checking.sample import Sample, length_line
 from oner_jax.data.options import DataOptions
 from oner_jax.data.pipeline import TrainingData
 from oner_jax.errors import InputError, run_program
+from oner_jax.files import Access
 from oner_jax.parallel.topology import Topology
 
 # Tokens of each sampled caption, by key of the config.
@@ -133,7 +134,7 @@ def main(_: Sequence[str]) -> None:
 def define_flags() -> None:
     """The program's command line; not at import, where it would be every program's."""
     config_flags.DEFINE_config_file("config", None, "recipe, as FILE.py[:argument]")
-    flags.DEFINE_string("output", None, "directory for pictures of what is in the data")
+    path_flags.define("output", None, "directory for pictures of what is in the data", Access.STORE)
     flags.DEFINE_integer("sample", 1000, "records of each dataset to decode", lower_bound=1)
     flags.DEFINE_float("seconds", 10.0, "for which the input is timed", lower_bound=0.1)
     flags.DEFINE_string("topology", None, "where to train, as v5e:16x16 or h100:8")

@@ -6,31 +6,28 @@ frame. A file that is fine as it is keeps its bytes.
 
 import contextlib
 import dataclasses
-import functools
 import io
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from oner_jax.data.preprocessing import encoder_pixels, upright
+from oner_jax.data.bare_images import without_metadata
+from oner_jax.data.image_formats import known_formats, missing_reader
+from oner_jax.data.preprocessing import encoder_pixels, is_turned, upright
 from oner_jax.data.reasons import Reason
 
 # Decoding 64 million pixels takes 256 MB; a "decompression bomb" asks for far more.
 MAXIMUM_PIXELS = 64_000_000
 
-# Of all that Pillow reads, formats that pictures come in. The rest is fit for a hostile file: some
-# have no signature, and PostScript would start another program.
-FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-
 # Where a PNG says how many bits a channel (or palette index) has.
 PNG_BITS_OFFSET = 24
 
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = 1
+Result = TypeVar("Result")
 
 
 class UnfitImage(ValueError):
@@ -72,7 +69,7 @@ class StoredImage:
 
 def size_in_pixels(file: bytes) -> tuple[int, int]:
     """Width and height that the file's header promises. UnfitImage if it cannot be read."""
-    return _opened(file).size
+    return _read(file, lambda image, _: image.size)
 
 
 def stored_image(file: bytes, options: ImageOptions) -> StoredImage:
@@ -81,11 +78,13 @@ def stored_image(file: bytes, options: ImageOptions) -> StoredImage:
     A file that keeps its bytes is not decoded here: only training's decoder can say that it reads
     them (`images.check_decodes`).
     """
-    image = _opened(file)
-    with _reading():
-        if _is_fit(image, file, options):
-            return StoredImage(file, image.height, image.width)
+
+    def stored(image: Image.Image, content: bytes) -> StoredImage:
+        if _is_fit(image, content, options):
+            return StoredImage(content, image.height, image.width)
         return _reencoded(image, options)
+
+    return _read(file, stored)
 
 
 def open_image(file: bytes, enough_pixels: int | None = None) -> Image.Image:
@@ -93,49 +92,60 @@ def open_image(file: bytes, enough_pixels: int | None = None) -> Image.Image:
 
     A JPEG is decoded at reduced scale where that leaves `enough_pixels` on either side.
     """
-    image = _opened(file)
-    with _reading():
+
+    def decoded(image: Image.Image, _: bytes) -> Image.Image:
         if enough_pixels:
             image.draft(None, (enough_pixels, enough_pixels))
         image.load()
-    return image
+        return image
+
+    return _read(file, decoded)
 
 
 def file_pixels(file: bytes, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """What the encoder sees of the file's picture. UnfitImage if it cannot be decoded."""
-    image = _opened(file)
-    with _reading():
-        return encoder_pixels(image, size)
+    return _read(file, lambda image, _: encoder_pixels(image, size))
+
+
+def _read(file: bytes, use: Callable[[Image.Image, bytes], Result]) -> Result:
+    """What `use` makes of the opened file, no pixel of which is decoded yet, and of its bytes.
+
+    What only describes the picture is left out where it is in the way.
+    """
+    try:
+        with _reading(file):
+            return use(_opened(file), file)
+    except UnfitImage:
+        bare = without_metadata(file)
+        if bare is None:
+            raise
+        with contextlib.suppress(UnfitImage), _reading(bare):
+            return use(_opened(bare), bare)
+        raise
 
 
 def _opened(file: bytes) -> Image.Image:
-    """The file with its header read and no pixel decoded."""
-    with _reading():
-        image = Image.open(io.BytesIO(file), formats=_known_formats())
+    image = Image.open(io.BytesIO(file), formats=known_formats())
     if image.width * image.height > MAXIMUM_PIXELS:
         raise UnfitImage(Reason.TOO_MANY_PIXELS, f"{image.width} x {image.height} pixels")
     return image
 
 
-@functools.cache
-def _known_formats() -> list[str]:
-    """Those of `FORMATS` that this build of Pillow has."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
 @contextlib.contextmanager
-def _reading() -> Iterator[None]:
+def _reading(file: bytes) -> Iterator[None]:
     """Whatever Pillow makes of a damaged file ends as UnfitImage."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images and of oddities that it survives; ours is the limit.
             warnings.simplefilter("ignore")
             yield
+    except UnfitImage:
+        raise
     except Image.DecompressionBombError as error:
         raise UnfitImage(Reason.TOO_MANY_PIXELS, f"more than {MAXIMUM_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:  # its message names a place in memory
-        raise UnfitImage(Reason.UNDECODABLE_IMAGE, "no picture of a known format") from error
+        detail = missing_reader(file) or "no picture of a known format"
+        raise UnfitImage(Reason.UNDECODABLE_IMAGE, detail) from error
     except Exception as error:  # its decoders raise nearly everything, struct.error to MemoryError
         message = str(error).replace("\n", " ") or type(error).__name__
         raise UnfitImage(Reason.UNDECODABLE_IMAGE, message) from error
@@ -147,7 +157,7 @@ def _is_fit(image: Image.Image, file: bytes, options: ImageOptions) -> bool:
         _training_reads(image, file)
         and not options.pad_to_square
         and not _exceeds(image, options.maximum_side)
-        and image.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) == _UPRIGHT
+        and not is_turned(image)
     )
 
 

@@ -9,12 +9,25 @@ over each new pixel's area, or enlarged linearly between centres of pixels; roun
 """
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves this many times the pixels of the
 # result on either side.
 _REDUCTIONS = (8, 4, 2)
 _REDUCED_OVERSIZE = 1.5
+
+# What undoes each EXIF orientation but 1, upright (CIPA DC-008, tag 0x0112).
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where Pillow keeps what says the orientation.
+_ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 
 def encoder_pixels(image: Image.Image, size: int) -> np.ndarray:
@@ -28,7 +41,7 @@ def encoder_pixels(image: Image.Image, size: int) -> np.ndarray:
         (edge + reduction // 2) // reduction for edge in (left, top, right, bottom)
     )
     # Turning it first or last is the same for a square in the middle, but for an odd pixel left.
-    if not _is_turned(image):
+    if not is_turned(image):
         return resized(_on_white(image.crop((left, top, right, bottom))), size)
     turned = upright(image)
     return resized(_on_white(turned.crop(_middle_square(*turned.size))), size)
@@ -54,7 +67,12 @@ def on_white(image: Image.Image) -> Image.Image:
 
 def upright(image: Image.Image) -> Image.Image:
     """As the file's EXIF orientation says, with at most eight bits a channel."""
-    turned = ImageOps.exif_transpose(image)
+    image.load()  # some decoders turn it themselves
+    turn = _TURNS.get(_orientation(image))
+    turned = image if turn is None else image.transpose(turn)
+    if turn is not None:
+        for name in _ORIENTED:  # or it would be turned again
+            turned.info.pop(name, None)
     if turned.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
         turned = Image.fromarray((np.asarray(turned) // 257).astype(np.uint8))
     return turned
@@ -111,8 +129,19 @@ def _reduce(image: Image.Image, side: int, size: int) -> int:
     return 1
 
 
-def _is_turned(image: Image.Image) -> bool:
-    return image.getexif().get(0x0112, 1) != 1
+def is_turned(image: Image.Image) -> bool:
+    """Whether its EXIF says that it lies or stands otherwise than its pixels do."""
+    return _orientation(image) in _TURNS
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1 to 8. Metadata that cannot be read are not worth the picture: 1, upright."""
+    if image.format == "PNG":
+        image.load()  # it may follow the pixels, whose damage is to be told from its own
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # SyntaxError, struct.error, and what else Pillow answers odd bytes with
+        return 1
 
 
 def _on_white(image: Image.Image) -> np.ndarray:

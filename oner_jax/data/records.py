@@ -26,6 +26,7 @@ from jaxtyping import UInt64
 
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.errors import InputError
+from oner_jax.files import Access, reaching, usable
 
 EMBEDDED_PREFIX = "embedded:"
 EMBEDDED_ROOT = Path(__file__).parent / "embedded"
@@ -157,9 +158,10 @@ def open_split(name: str) -> Split:
     if name.startswith(EMBEDDED_PREFIX):
         directory = epath.Path(EMBEDDED_ROOT / name.removeprefix(EMBEDDED_PREFIX))
     else:
-        directory = epath.Path(name)
-    if not (directory / MANIFEST).exists():
-        raise InputError(f"dataset {name}: {_what_is_there_instead(name, directory)}")
+        directory = epath.Path(usable(name, Access.GS))
+    with reaching(directory):
+        if not (directory / MANIFEST).exists():
+            raise InputError(f"dataset {name}: {_what_is_there_instead(name, directory)}")
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
         shards = [(directory / shard["file"], shard["bytes"]) for shard in manifest["shards"]]
@@ -217,7 +219,7 @@ def training_split_beside(name: str) -> str | None:
     if name.startswith(EMBEDDED_PREFIX):
         training = f"{EMBEDDED_PREFIX}train"
         return None if name == training else training
-    directory = epath.Path(name)
+    directory = epath.Path(usable(name, Access.GS))
     training_directory = directory.parent / "train"
     if directory.name == "train" or not (training_directory / MANIFEST).exists():
         return None

@@ -28,12 +28,12 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 from absl import flags
-from etils import epath
 from jaxtyping import Bool, Int32, UInt32
 
+from oner_jax import path_flags
 from oner_jax.data.command_line import required
 from oner_jax.errors import InputError, run_program
-from oner_jax.files import write_whole
+from oner_jax.files import Access, read_bytes, write_whole
 
 EMBEDDED = "embedded"
 EMBEDDED_MODEL = Path(__file__).parent / "embedded" / "tokenizer.model"
@@ -85,9 +85,8 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str) -> "Tokenizer":
         """Reads a tokenizer model; "embedded" is the one that comes with the package."""
-        file = EMBEDDED_MODEL if path == EMBEDDED else epath.Path(path)
         try:
-            model = file.read_bytes()
+            model = read_bytes(EMBEDDED_MODEL if path == EMBEDDED else path)
         except OSError as error:
             raise InputError(
                 f"tokenizer {path}: cannot be read ({error.strerror or error}); give a .model "
@@ -128,10 +127,10 @@ class Tokenizer:
         """Ids of each text, padded with `pad_id`.
 
         A text longer than `max_tokens` is cut before the first word that does not fit whole; a
-        single word longer than that is cut inside.
+        single word longer than that is cut inside. Raises InputError for half a surrogate pair.
         """
         rows = np.full((len(texts), max_tokens), PAD_ID, np.int32)
-        for row, ids in zip(rows, self._processor.encode(list(texts), out_type=int), strict=True):
+        for row, ids in zip(rows, self._ids(texts), strict=True):
             length = len(ids)
             if length > max_tokens:
                 starts = np.flatnonzero(self.word_start[ids[: max_tokens + 1]])
@@ -141,12 +140,48 @@ class Tokenizer:
 
     def lengths(self, texts: Sequence[str]) -> Int32[np.ndarray, " n"]:
         """Tokens of each text, none cut off."""
-        ids = self._processor.encode(list(texts), out_type=int)
-        return np.array([len(row) for row in ids], np.int32)
+        return np.array([len(row) for row in self._ids(texts)], np.int32)
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """All ids of each text. InputError for one that no encoding has bytes for."""
+        try:
+            return self._processor.encode(list(texts), out_type=int)
+        except (TypeError, UnicodeEncodeError):
+            for number, text in enumerate(texts):
+                if not is_unicode(text):
+                    raise InputError(
+                        f"text {number} ({text[:50]!a}) holds half of a surrogate pair, which is "
+                        "not a character: correct it"
+                    ) from None
+            raise
 
     def decode(self, ids: Int32[np.ndarray, "n max_tokens"]) -> list[str]:
         """Normalised text of each row, padding left out."""
         return self._processor.decode([[int(i) for i in row if i != PAD_ID] for row in ids])
+
+
+# Marks that are seen only on what they are on, and letters and signs that are drawn as nothing.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0]|"
+    "[\U000e0100-\U000e01ef]"
+)
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether UTF-8 has bytes for it: not for half a surrogate pair, as JSON can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a reader would see nothing: white space, zero-width and control characters."""
+    # C*: control, format, surrogate, private and unassigned; Z*: separators. Half a surrogate pair
+    # and a private character are something, if nothing good.
+    seen = (c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Zl", "Zp", "Zs"))
+    return all(map(_UNSEEN.match, seen))
 
 
 def normalised_caption(text: str) -> str:
@@ -234,8 +269,8 @@ def _training_failure(message: str, vocabulary_size: int) -> str:
 
 def define_flags() -> None:
     """The program's command line; not at import, where it would be every program's."""
-    flags.DEFINE_string("data", None, "split to read captions from, e.g. embedded:train")
-    flags.DEFINE_string("output", None, "file to write, e.g. tokenizer.model")
+    path_flags.define("data", None, "split to read captions from, e.g. embedded:train", Access.GS)
+    path_flags.define("output", None, "file to write, e.g. tokenizer.model", Access.LOCAL)
     flags.DEFINE_integer("vocabulary_size", 4096, "number of ids, special ones included")
     flags.DEFINE_float(
         "character_coverage",

@@ -6,16 +6,18 @@ from typing import Any
 
 from absl import flags
 
-from oner_jax import api, configuration
+from oner_jax import api, configuration, path_flags
 from oner_jax.data import sources
+from oner_jax.data.sources import command_line as source_command_line
 from oner_jax.errors import InputError
+from oner_jax.files import Access
 from oner_jax.indexing import making
 from oner_jax.indexing.rows import VIEWS
 
 
 def define_model_flags() -> None:
     """Of the model."""
-    flags.DEFINE_string("model", str(api.RELEASED), "run's folder or an export")
+    path_flags.define("model", str(api.RELEASED), "run's folder or an export", Access.STORE)
     flags.DEFINE_string("step", "last", "of a run: which checkpoint; a step, last, or best")
     flags.DEFINE_enum("weights", "online", ["online", "momentum"], "of a run: which weights")
     flags.DEFINE_integer("batch_size", api.BATCH_SIZE, "embedded at once", lower_bound=1)
@@ -24,8 +26,9 @@ def define_model_flags() -> None:
 def define_flags() -> None:
     """Of the model, the source and the view."""
     define_model_flags()
-    flags.DEFINE_string("source", None, "folder of pictures, JSONL, or anything ingest reads")
+    path_flags.define("source", None, "folder of pictures, JSONL, or anything ingest reads")
     flags.DEFINE_enum("source_format", "", ["", *sources.FORMATS], "empty: find it out")
+    source_command_line.define_flags()
     flags.DEFINE_enum("view", "image", list(VIEWS), "what of each example becomes a row")
 
 
@@ -42,7 +45,13 @@ def chosen_model() -> api.Model:
 def embed_source(model: api.Model, name: str, out: Path, file_format: str) -> dict[str, Any]:
     """Embed the source of this name as the flags say; the manifest of the result."""
     values = flags.FLAGS
-    parts = making.parts_of(name, values.source_format, model.batch_size)
+    parts = making.parts_of(
+        name,
+        values.source_format,
+        model.batch_size,
+        source_command_line.chosen_names(),
+        sources.Options(lines=source_command_line.chosen_lines()),
+    )
     if not parts:
         raise InputError(f"--source={name} holds no examples")
     return making.make_embeddings(

@@ -18,7 +18,7 @@ from oner_jax.data.cores import available_cores
 from oner_jax.data.image_files import UnfitImage
 from oner_jax.data.progress import Progress
 from oner_jax.data.reasons import Reason
-from oner_jax.data.sources import Dropped, Part, RawExample
+from oner_jax.data.sources import Dropped, Part, RawExample, Unread, entries_of
 from oner_jax.errors import InputError
 from oner_jax.indexing.rows import VIEWS, Item, items_of
 from oner_jax.indexing.work import Finished, Work
@@ -39,17 +39,26 @@ class _Batch:
     dropped: list[Dropped]
     is_last: bool
     pixels: list[Future] = dataclasses.field(default_factory=list)
+    unread: Unread = dataclasses.field(default_factory=Unread)
 
 
-def parts_of(name: str, source_format: str, batch_size: int) -> list[Part]:
+def parts_of(
+    name: str,
+    source_format: str,
+    batch_size: int,
+    names: sources.FieldNames | None = None,
+    options: sources.Options | None = None,
+) -> list[Part]:
     """The parts of the source of this name; an empty `source_format` is found out.
 
-    Raises InputError for what no format reads.
+    `names` and `options` as for `sources.open_source`. Raises InputError for what no format reads.
     """
     return sources.open_source(
         name,
         source_format or _format_of(name),
         examples_per_part=BATCHES_PER_PART * batch_size,
+        names=names,
+        options=options,
     )
 
 
@@ -98,7 +107,7 @@ def _embed_missing(model: Model, parts: Sequence[Part], view: str, work: Work) -
     sizes = [part.examples or 0 for part in parts]
     progress = Progress("embedded", sum(sizes), sum(sizes) - sum(sizes[n] for n in missing))
     vectors: list[np.ndarray] = [np.zeros((0, model.features), np.float32)]
-    result = Finished(vectors[0], [], [])
+    result = Finished(vectors[0], [], [], Unread())
     for batch in _decoded(model, parts, missing, view):
         kept, images = list[Item](), list[np.ndarray]()
         for item, future in itertools.zip_longest(batch.items, batch.pixels):
@@ -115,11 +124,12 @@ def _embed_missing(model: Model, parts: Sequence[Part], view: str, work: Work) -
             vectors.append(model.embed_arrays(pixels, ids))
         result.rows.extend(item.row for item in kept)
         result.dropped.extend(batch.dropped)
+        result.unread.update(batch.unread)
         progress.advance(len(batch.items))
         if batch.is_last:
             work.finish_part(batch.part, result._replace(vectors=np.concatenate(vectors)))
             del vectors[1:]
-            result = Finished(vectors[0], [], [])
+            result = Finished(vectors[0], [], [], Unread())
     progress.finish()
 
 
@@ -145,8 +155,8 @@ def _batches(
     parts: Sequence[Part], missing: Sequence[int], view: str, batch_size: int
 ) -> Iterator[_Batch]:
     for number in missing:
-        batch = _Batch(number, [], [], is_last=False)
-        for entry in parts[number].read():
+        batch, unread = _Batch(number, [], [], is_last=False), Unread()
+        for entry in entries_of(parts[number], unread):
             for item in [entry] if isinstance(entry, Dropped) else items_of(entry, view):
                 if isinstance(item, Dropped):
                     batch.dropped.append(item)
@@ -155,7 +165,7 @@ def _batches(
                     yield batch
                     batch = _Batch(number, [], [], is_last=False)
                 batch.items.append(item)
-        batch.is_last = True
+        batch.is_last, batch.unread = True, unread
         yield batch
 
 

@@ -36,7 +36,8 @@ def items_of(entry: RawExample, view: str) -> Iterator[Item | Dropped]:
     if "I" in VIEWS[view] and entry.read_image is None:
         yield Dropped(entry.location, Reason.MISSING_IMAGE, f"--view={view} needs a picture")
     elif "T" in VIEWS[view] and not main:
-        yield Dropped(entry.location, Reason.MISSING_CAPTION, f"--view={view} needs a caption")
+        detail = "; ".join(filter(None, [f"--view={view} needs a caption", entry.without_captions]))
+        yield Dropped(entry.location, Reason.MISSING_CAPTION, detail)
     elif view == "text":
         for caption in entry.captions:
             yield Item(Row(entry.id, entry.image_path, caption), entry.location, None)

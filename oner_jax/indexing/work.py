@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from oner_jax.data.reasons import Reason
-from oner_jax.data.sources import Dropped, Part
+from oner_jax.data.sources import Dropped, Part, Unread
 from oner_jax.errors import InputError
 from oner_jax.files import write_whole
 from oner_jax.indexing.rows import Row
@@ -32,11 +32,12 @@ FORMAT = "oner_jax index"
 
 
 class Finished(NamedTuple):
-    """What one part of a source gave."""
+    """What one part of a source gave; `unread` are the files that it passed over, by ending."""
 
     vectors: Float32[np.ndarray, "rows features"]
     rows: list[Row]
     dropped: list[Dropped]
+    unread: Unread
 
 
 class Work:
@@ -93,6 +94,7 @@ class Work:
             vectors=result.vectors,
             rows=_as_bytes([list(row) for row in result.rows]),
             dropped=_as_bytes([[d.location, d.reason, d.detail] for d in result.dropped]),
+            unread=_as_bytes(result.unread),
         )
         write_whole(self._path(number), file.getvalue())
 
@@ -106,6 +108,7 @@ class Work:
                     Dropped(location, Reason(reason), detail)
                     for location, reason, detail in json.loads(kept["dropped"].tobytes())
                 ],
+                Unread(json.loads(kept["unread"].tobytes())),
             )
 
     def assemble(self, file_format: str) -> dict[str, Any]:
@@ -114,10 +117,12 @@ class Work:
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir()
         reasons: collections.Counter[str] = collections.Counter()
+        unread = Unread()
         rows, first = 0, ""
         with (whole / DROPPED).open("w", encoding="utf-8") as file:
             for part in self._parts():
                 rows += len(part.rows)
+                unread += part.unread
                 for entry in part.dropped:
                     first = first or f"{entry.location}: {entry.detail}"
                     reasons[str(entry.reason)] += 1
@@ -135,6 +140,7 @@ class Work:
             **self._plan,
             "rows": rows,
             "dropped": dict(sorted(reasons.items())),
+            "unread": dict(sorted(unread.items())),
         }
         write = _write_npy if file_format == "npy" else _write_parquet
         write(whole, self._parts(), rows, self.description["features"])
@@ -178,7 +184,9 @@ def _write_parquet(folder: Path, parts: Iterator[Finished], rows: int, features:
         for part in parts:
             flat = pyarrow.array(part.vectors.ravel(), pyarrow.float32())
             vectors = pyarrow.FixedSizeListArray.from_arrays(flat, features)
-            texts = [pyarrow.array([getattr(row, name) for row in part.rows]) for name in names]
+            texts = [
+                pyarrow.array([_as_text(getattr(row, name)) for row in part.rows]) for name in names
+            ]
             writer.write_table(
                 pyarrow.Table.from_arrays(
                     [*(text.cast(pyarrow.string()) for text in texts), vectors], schema=schema
@@ -186,8 +194,14 @@ def _write_parquet(folder: Path, parts: Iterator[Finished], rows: int, features:
             )
 
 
+def _as_text(name: str) -> str:
+    """The name of a file as UTF-8, odd bytes as what stands for them."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def _line(fields: dict[str, Any]) -> str:
-    return json.dumps(fields, ensure_ascii=False) + "\n"
+    # A path need not be UTF-8. In JSON what stands for its odd bytes, `\\udce9`, leads back to it.
+    return _as_text(json.dumps(fields, ensure_ascii=False)) + "\n"
 
 
 def _as_bytes(value: Any) -> np.ndarray:

@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from etils import epath
 from PIL import Image
 
 from oner_jax.api import Model
@@ -23,7 +22,7 @@ from oner_jax.data.image_files import UnfitImage, open_image
 from oner_jax.data.preprocessing import on_white
 from oner_jax.data.sources import ChangedPart, RawExample
 from oner_jax.errors import InputError
-from oner_jax.files import is_remote, write_whole
+from oner_jax.files import is_remote, read_bytes, write_whole
 from oner_jax.indexing.index import Index, is_index
 from oner_jax.indexing.making import make_embeddings, parts_of
 from oner_jax.indexing.rows import Row
@@ -109,7 +108,7 @@ def shown_picture(path: str, pixels: int = SHOWN_PIXELS) -> Image.Image:
     """
     name = os.path.basename(path)
     try:
-        picture = on_white(open_image(epath.Path(path).read_bytes(), pixels))
+        picture = on_white(open_image(read_bytes(path), pixels))
     except UnfitImage as error:
         raise InputError(f"{name}: {error.reason.replace('_', ' ')} ({error})") from None
     except OSError as error:

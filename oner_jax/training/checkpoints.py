@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from oner_jax import configuration
 from oner_jax.errors import InputError, StorageError
+from oner_jax.files import reaching
 from oner_jax.models.files import is_export
 from oner_jax.models.pretraining import Parameters, PureModel
 from oner_jax.models.settings import ModelSettings
@@ -280,6 +281,11 @@ def load_run(workdir: epath.PathLike, step: str | int = "last", weights: str = "
     online heads). Raises InputError where there is no such run or checkpoint, naming what there is,
     and where the checkpoint is damaged.
     """
+    with reaching(workdir):
+        return _load(workdir, step, weights)
+
+
+def _load(workdir: epath.PathLike, step: str | int, weights: str) -> Run:
     config = read_config(workdir)
     model = PureModel(ModelSettings.from_config(config.model))
     if step == "init":

@@ -1,8 +1,7 @@
 """The weights that a fresh run begins with, from elsewhere: `config.initialise`.
 
 A source is a run of ours (its workdir, or one of its checkpoints), an export of one, or a ViT
-(`vit_layouts`). Its
-arrays are found by name; position tables are resampled to the model's grid.
+(`vit_layouts`). Its arrays are found by name; position tables are resampled to the model's grid.
 """
 
 import re
@@ -17,6 +16,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError
+from oner_jax.files import Access, reaching, usable
 from oner_jax.models import inputs
 from oner_jax.models.files import is_export
 from oner_jax.models.pretraining import PureModel
@@ -75,7 +75,9 @@ def initialise(state: TrainState, model: PureModel, config: ConfigDict) -> tuple
 def find_weights(model: PureModel, config: ConfigDict) -> Initialised:
     """What the source has for `model`: renamed, skipped and resampled as `config` says."""
     wanted = items.by_name(model.abstract_parameters)
-    arrays, unused = _read_source(epath.Path(config.source), model)
+    source = usable(config.source, Access.STORE)
+    with reaching(source):
+        arrays, unused = _read_source(epath.Path(source), model)
     notes = [f"not used: {name}: a ViT's alone" for name in unused]
     rename = _renaming(config.rename)
     skip = _pattern(config.skip, "skip")

@@ -211,7 +211,7 @@ def damaged_source(folder: Path) -> tuple[Path, Counter[str]]:
         ),
         (Reason.MISSING_IMAGE, '{"image": "images/none.png", "caption": "x"}'),
         (Reason.BROKEN_ENTRY, "{image: x}"),
-        (Reason.BROKEN_ENTRY, json.dumps(good | {"label": [1]})),
+        (Reason.BROKEN_ENTRY, json.dumps(good | {"label": {"of": 1}})),
         (Reason.DUPLICATE_ID, good | {"id": "00000001"}),
         (Reason.BAD_SPLIT, good | {"split": "../up"}),
         (Reason.MISSING_CAPTION, {"image": good["image"]}),

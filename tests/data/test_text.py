@@ -42,6 +42,13 @@ def test_text_survives_up_to_normalisation(tokenizer, caption):
     assert 1 not in ids
 
 
+@pytest.mark.parametrize("broken", ["\ud83d", "a \udce9t\u00e9"])
+def test_half_a_surrogate_pair_is_named(tokenizer, broken):
+    for method in (lambda texts: tokenizer.encode(texts, 8), tokenizer.lengths):
+        with pytest.raises(InputError, match=r"text 1 .*half of a surrogate pair"):
+            method(["whole 🦊", broken])
+
+
 def test_special_pieces_cannot_be_written(tokenizer):
     ids = tokenizer.encode(["<mask> <pad> <unk>"], 64)[0]
     used = ids[: np.flatnonzero(ids)[-1] + 1]

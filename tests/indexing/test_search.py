@@ -12,8 +12,9 @@ import oner_jax
 from oner_jax import search
 from oner_jax.errors import InputError
 from oner_jax.indexing.approximate import ApproximateSearch
-from oner_jax.indexing.index import Index
+from oner_jax.indexing.index import Hit, Index
 from oner_jax.indexing.nearest import ExactSearch
+from oner_jax.indexing.rows import Row
 from tests.data.samples import encoded, picture, run_program
 from tests.runs import write_run
 
@@ -96,6 +97,11 @@ def test_what_is_found_is_what_the_model_says(run, photos, index, query, capsys)
     np.testing.assert_allclose([hit["score"] for hit in hits], cosines[order], atol=1e-5)
     if query == {"images": 3}:
         assert hits[0]["score"] == pytest.approx(1, abs=1e-5), "a picture finds itself"
+
+
+def test_a_hit_is_one_line_whatever_its_caption():
+    hit = Hit(0.5, Row("1", "a.jpg", "first line\n\r second\u2028third"))
+    assert search._as_text(1, hit) == "  1  0.500  a.jpg  first line second third"
 
 
 def test_the_index_of_another_model_is_refused(index, tmp_path):

@@ -5,10 +5,13 @@ import os
 
 from absl import flags
 
+from oner_jax import path_flags
 from oner_jax.data import sources
 from oner_jax.data.command_line import required
 from oner_jax.data.image_files import ImageOptions
 from oner_jax.data.ingestion.options import ConversionOptions, Filters, IngestOptions, SourceName
+from oner_jax.data.sources import command_line as source_command_line
+from oner_jax.files import Access
 
 # A part is what a kill may cost each process: about three seconds of work.
 EXAMPLES_PER_PART = 1000
@@ -18,16 +21,16 @@ def define_flags() -> None:
     """Of the source, the output, and what is made of the one for the other."""
     defaults = IngestOptions()
     images, filters = defaults.conversion.images, defaults.conversion.filters
-    flags.DEFINE_string("source", None, "file, directory or pattern of the data to read")
+    path_flags.define("source", None, "file, directory or pattern of the data to read")
     flags.DEFINE_enum("format", "", ["", *sources.FORMATS], "of the source; empty: find it out")
-    flags.DEFINE_string("image_field", "", "field of the image; empty: guess; none: there is none")
-    flags.DEFINE_list("caption_field", [], "fields of captions, the main one first; empty: guess")
-    flags.DEFINE_string("id_field", "", "field of the id; empty: guess")
-    flags.DEFINE_string("image_directory", "", "of the pictures that an annotation file names")
-    flags.DEFINE_string("class_names", "", "file that says what classes are called")
-    flags.DEFINE_string("data_dir", "", "where TFDS keeps what it prepared; empty: its default")
+    source_command_line.define_flags()
+    path_flags.define("image_directory", "", "of the pictures that an annotation file names")
+    path_flags.define("class_names", "", "file that says what classes are called")
+    path_flags.define(
+        "data_dir", "", "where TFDS keeps what it prepared; empty: its default", Access.GS
+    )
     flags.DEFINE_list("splits", [], "of a set that has several, only these; empty: all")
-    flags.DEFINE_string("output", None, "directory to make")
+    path_flags.define("output", None, "directory to make", Access.STORE)
     flags.DEFINE_float(
         "validation_fraction",
         defaults.validation_fraction,
@@ -100,15 +103,18 @@ def chosen() -> tuple[list[sources.Part], SourceName, str, IngestOptions]:
     values = flags.FLAGS
     options = chosen_options()
     options.conversion.filters.check()
-    names = sources.FieldNames(values.image_field, tuple(values.caption_field), values.id_field)
     source_format = values.format or sources.recognised_format(name)
     parts = sources.open_source(
         name,
         source_format,
         examples_per_part=EXAMPLES_PER_PART,
-        names=names,
+        names=source_command_line.chosen_names(),
         options=sources.Options(
-            values.image_directory, values.class_names, values.data_dir, tuple(values.splits)
+            values.image_directory,
+            values.class_names,
+            values.data_dir,
+            tuple(values.splits),
+            source_command_line.chosen_lines(),
         ),
     )
     return parts, SourceName(os.path.basename(name.rstrip("/")), source_format), output, options

@@ -16,6 +16,7 @@ from oner_jax.data.image_files import UnfitImage
 from oner_jax.data.ingestion.options import ConversionOptions, Filters
 from oner_jax.data.records import RECORD_FEATURES, Record
 from oner_jax.data.sources import Dropped, RawExample, Reason
+from oner_jax.data.text import is_blank, is_unicode
 from oner_jax.errors import first_line
 
 DIGEST_BYTES = 16  # two different files have the same with probability 2^-128
@@ -53,7 +54,7 @@ def convert(example: RawExample, options: ConversionOptions) -> Outcome:
         if file is not None:
             image_digest = digest(file)
         _check_texts(example)
-        _check_paired(file is not None, captions, left_out, options.unpaired == "keep")
+        _check_paired(example, file is not None, captions, left_out, options.unpaired == "keep")
         result = _record(example, file, captions, options)
     except _Refused as refusal:
         result = Dropped(example.location, refusal.reason, refusal.detail)
@@ -95,10 +96,10 @@ def _filtered_captions(
 
 
 def _caption_fault(caption: str, filters: Filters) -> tuple[Reason, str] | None:
-    if not _is_unicode(caption):
+    if not is_unicode(caption):
         return Reason.INVALID_TEXT, " is no UTF-8"
     length = len(caption)
-    if not caption.strip():
+    if is_blank(caption):
         return Reason.MISSING_CAPTION, " is blank"
     if length < filters.minimum_caption_characters:
         return Reason.CAPTION_TOO_SHORT, f" has {length:,} characters"
@@ -107,20 +108,11 @@ def _caption_fault(caption: str, filters: Filters) -> tuple[Reason, str] | None:
     return None
 
 
-def _is_unicode(text: str) -> bool:
-    """Whether it can be written as UTF-8: half surrogate pairs, as JSON can hold them, cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _check_texts(example: RawExample) -> None:
     """All but the captions."""
     texts = {"id": example.id, "label": example.label, "split": example.split, **example.metadata}
     for name, value in texts.items():
-        if not _is_unicode(name) or not _is_unicode(value):
+        if not is_unicode(name) or not is_unicode(value):
             raise _Refused(Reason.INVALID_TEXT, f"{name!a} is no UTF-8")
     if clash := sorted(set(example.metadata) & set(RECORD_FEATURES)):
         raise _Refused(Reason.BROKEN_ENTRY, f"metadata named like a feature: {', '.join(clash)}")
@@ -130,12 +122,16 @@ def _check_texts(example: RawExample) -> None:
 
 
 def _check_paired(
-    has_image: bool, captions: Iterable[str], left_out: list[Dropped], keep_unpaired: bool
+    example: RawExample,
+    has_image: bool,
+    captions: Iterable[str],
+    left_out: list[Dropped],
+    keep_unpaired: bool,
 ) -> None:
     if not captions and not (has_image and keep_unpaired):
         if left_out:
             raise _Refused(left_out[0].reason, left_out[0].detail)
-        raise _Refused(Reason.MISSING_CAPTION)
+        raise _Refused(Reason.MISSING_CAPTION, example.without_captions)
     if not has_image and not keep_unpaired:
         raise _Refused(Reason.MISSING_IMAGE)
 

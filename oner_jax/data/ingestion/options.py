@@ -8,6 +8,7 @@ import PIL
 
 import oner_jax
 from oner_jax.data.image_files import ImageOptions
+from oner_jax.data.image_formats import known_formats
 from oner_jax.data.ingestion.staging import Plan
 from oner_jax.data.sources.raw import Part
 from oner_jax.errors import InputError
@@ -81,6 +82,7 @@ class IngestOptions:
                 "source": source.hexdigest(),
                 "version of oner_jax": oner_jax.__version__,
                 "version of Pillow": PIL.__version__,  # another one may encode to other bytes
+                "choice of image formats": " ".join(known_formats()),
                 **{f"--{name}": value for name, value in settings.items()},
             },
             decisions={

@@ -7,7 +7,7 @@ to decide about records without reading them. What was dropped is JSON, a line f
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from oner_jax.data.ingestion.conversion import DIGEST_BYTES, Outcome, convert, d
 from oner_jax.data.ingestion.options import ConversionOptions
 from oner_jax.data.ingestion.staging import Staging
 from oner_jax.data.records import Record
-from oner_jax.data.sources import Dropped, Part, RawExample
+from oner_jax.data.sources import Dropped, Part, RawExample, Unread, entries_of
 from oner_jax.data.text import caption_hash
 from oner_jax.errors import InputError
 
@@ -38,7 +38,7 @@ NUMBERS = {
 TEXTS = {"split": pa.string(), "licence": pa.string(), "location": pa.string()}
 
 _SCHEMA = pa.schema({**NUMBERS, **TEXTS})
-_ENTRIES, _FINGERPRINT = b"entries", b"fingerprint"
+_NOTES = b"notes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,17 @@ class Loss:
     detail: str
 
 
+@dataclasses.dataclass
+class Notes:
+    """Facts about a whole part: how many entries it has, and a digest of their texts and image
+    files; files that it passes over, by ending; captions with a line break that became records."""
+
+    entries: int = 0
+    fingerprint: str = ""
+    unread: Unread = dataclasses.field(default_factory=Unread)
+    captions_of_several_lines: int = 0
+
+
 def convert_part(number: int, part: Part, options: ConversionOptions, staging: Staging) -> None:
     """Makes the files of a part, unless they are there.
 
@@ -66,31 +77,33 @@ def convert_part(number: int, part: Part, options: ConversionOptions, staging: S
     rows: list[dict[str, Any]] = []
     losses: list[Loss] = []
     fingerprint = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    entries = 0
+    notes = Notes()
     with staging.whole_file(staging.records(number)) as path, path.open("wb") as file:
-        for entry in _entries(part):
+        for entry in _entries(part, notes.unread):
             image_digest = None
             if isinstance(entry, Dropped):
-                losses.append(_loss(entries, "example", "", entry))
+                losses.append(_loss(notes.entries, "example", "", entry))
             else:
                 outcome = convert(entry, options)
                 image_digest = outcome.image_digest
-                losses += _losses(entries, entry, outcome)
-                if isinstance(outcome.result, Record):
-                    serialised = outcome.result.serialise()
+                losses += _losses(notes.entries, entry, outcome)
+                if isinstance(record := outcome.result, Record):
+                    serialised = record.serialise()
                     file.write(serialised)
-                    rows.append(_row(entries, entry, outcome.result, serialised, image_digest))
+                    rows.append(_row(notes.entries, entry, record, serialised, image_digest))
+                    lines = sum("\n" in caption for caption in record.captions)
+                    notes.captions_of_several_lines += lines
             fingerprint.update(_identity(entry, image_digest))
-            entries += 1
+            notes.entries += 1
     with staging.whole_file(staging.dropped(number)) as path:
         path.write_text("".join(json.dumps(vars(loss)) + "\n" for loss in losses))
-    notes = {_ENTRIES: str(entries), _FINGERPRINT: fingerprint.hexdigest()}
+    notes.fingerprint = fingerprint.hexdigest()
     _write_rows(rows, notes, staging, number)
 
 
-def _entries(part: Part) -> Iterator[RawExample | Dropped]:
+def _entries(part: Part, unread: Unread) -> Iterator[RawExample | Dropped]:
     try:
-        yield from part.read()
+        yield from entries_of(part, unread)
     except OSError as error:
         raise InputError(
             f"{part.name}: cannot be read ({error.strerror or error}); when it can, the same "
@@ -98,10 +111,9 @@ def _entries(part: Part) -> Iterator[RawExample | Dropped]:
         ) from error
 
 
-def _write_rows(
-    rows: list[dict[str, Any]], notes: Mapping[bytes, str], staging: Staging, number: int
-) -> None:
-    table = pa.Table.from_pylist(rows, _SCHEMA.with_metadata(notes))
+def _write_rows(rows: list[dict[str, Any]], notes: Notes, staging: Staging, number: int) -> None:
+    metadata = {_NOTES: json.dumps(dataclasses.asdict(notes), sort_keys=True)}
+    table = pa.Table.from_pylist(rows, _SCHEMA.with_metadata(metadata))
     with staging.whole_file(staging.rows(number)) as path:
         pq.write_table(table, path)
 
@@ -144,10 +156,10 @@ def _identity(entry: RawExample | Dropped, image_digest: bytes | None) -> bytes:
     return json.dumps(texts).encode() + (image_digest or b"")
 
 
-def entries_and_fingerprint(staging: Staging, number: int) -> tuple[int, str]:
-    """How many entries a converted part has, and a digest of their texts and image files."""
-    notes = pq.read_schema(_rows_file(staging, number)).metadata
-    return int(notes[_ENTRIES]), notes[_FINGERPRINT].decode()
+def read_notes(staging: Staging, number: int) -> Notes:
+    """The facts about a converted part."""
+    notes = json.loads(pq.read_schema(_rows_file(staging, number)).metadata[_NOTES])
+    return Notes(**notes | {"unread": Unread(notes["unread"])})
 
 
 def read_rows(staging: Staging, number: int, columns: list[str]) -> pa.Table:

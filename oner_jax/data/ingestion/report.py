@@ -11,6 +11,7 @@ from oner_jax.data.ingestion import part_files
 from oner_jax.data.ingestion.staging import Staging
 from oner_jax.data.ingestion.writing import DROPPED_FILE
 from oner_jax.data.records import MANIFEST
+from oner_jax.data.sources import listed_endings
 
 LONGEST_EXAMPLE = 150  # characters
 
@@ -34,6 +35,10 @@ def summary(output: epath.Path) -> Iterator[str]:
             yield f"dropped {counts.total():,} {of}; {output / DROPPED_FILE} lists them"
         for reason, count in counts.most_common():
             yield f"  {count:,} {reason}, as {examples[what, reason]}"
+    if unread := source.get("unread"):
+        yield f"not read, as no format is known by their endings: {listed_endings(unread)}"
+    if several := source.get("captions_of_several_lines"):
+        yield f"{several:,} captions have several lines; with --lines=captions each is a caption"
 
 
 def reasons(staging: Staging, number_of_parts: int) -> str:

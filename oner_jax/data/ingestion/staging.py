@@ -30,6 +30,8 @@ from etils import epath
 from oner_jax.errors import InputError
 from oner_jax.files import is_remote
 
+_COPIED_BYTES = 2**24
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -110,7 +112,9 @@ class Staging:
                 local = Path(folder) / path.name
                 yield local
                 path.parent.mkdir(parents=True, exist_ok=True)
-                epath.Path(local).copy(path, overwrite=True)
+                # Not epath's copy, which takes both paths to be where the first one is.
+                with local.open("rb") as source, path.open("wb") as target:
+                    shutil.copyfileobj(source, target, _COPIED_BYTES)
             return
         local = Path(self._unfinished) / f"{path.name}-{os.getpid()}"
         yield local

@@ -65,12 +65,19 @@ def finish(
 
 
 def _source_facts(source: SourceName, number_of_parts: int, staging: Staging) -> dict[str, Any]:
-    entries, together = 0, hashlib.sha256()
+    all_parts, together = part_files.Notes(), hashlib.sha256()
     for number in range(number_of_parts):
-        in_part, fingerprint = part_files.entries_and_fingerprint(staging, number)
-        entries += in_part
-        together.update(fingerprint.encode())
-    return {**vars(source), "fingerprint": together.hexdigest(), "entries": entries}
+        notes = part_files.read_notes(staging, number)
+        together.update(notes.fingerprint.encode())
+        all_parts.entries += notes.entries
+        all_parts.unread += notes.unread
+        all_parts.captions_of_several_lines += notes.captions_of_several_lines
+    facts = {"fingerprint": together.hexdigest(), "entries": all_parts.entries}
+    unusual = {
+        "unread": dict(sorted(all_parts.unread.items())),
+        "captions_of_several_lines": all_parts.captions_of_several_lines,
+    }
+    return {**vars(source), **facts, **{name: fact for name, fact in unusual.items() if fact}}
 
 
 def _counts(losses: Losses) -> dict[str, dict[str, int]]:

@@ -22,8 +22,18 @@ from oner_jax.data.sources import (
     webdataset,
 )
 from oner_jax.data.sources.fields import FieldNames
-from oner_jax.data.sources.raw import ChangedPart, Dropped, Part, RawExample, Reason
+from oner_jax.data.sources.raw import (
+    ChangedPart,
+    Dropped,
+    Part,
+    RawExample,
+    Reason,
+    Unread,
+    entries_of,
+    listed_endings,
+)
 from oner_jax.errors import InputError
+from oner_jax.files import usable
 
 __all__ = [
     "FORMATS",
@@ -34,6 +44,9 @@ __all__ = [
     "Part",
     "RawExample",
     "Reason",
+    "Unread",
+    "entries_of",
+    "listed_endings",
     "open_source",
     "recognised_format",
 ]
@@ -45,13 +58,14 @@ class Options:
 
     `image_directory`: where the pictures of an annotation file are. `class_names`: a file that says
     what classes are called. `data_dir`: where TFDS keeps what it prepared. `splits`: the only ones
-    to read.
+    to read. `lines`: "captions" if each line of a text file is a caption.
     """
 
     image_directory: str = ""
     class_names: str = ""
     data_dir: str = ""
     splits: tuple[str, ...] = ()
+    lines: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +119,7 @@ FORMATS: dict[str, Format] = {
         "tar archives of images, texts and JSON (img2dataset's, webdataset's)",
         lambda found: found.has(*webdataset.SUFFIXES),
         webdataset.parts,
+        ("lines",),
     ),
     "tfrecord": Format(
         "TFRecord files with a feature per field (img2dataset's)",
@@ -130,6 +145,7 @@ FORMATS: dict[str, Format] = {
         "folder of images with a text file of the same name beside each",
         folder.recognises,
         folder.parts,
+        ("lines",),
     ),
     "class_folders": Format(
         "folder for each class of pictures, as ImageNet comes",
@@ -138,6 +154,10 @@ FORMATS: dict[str, Format] = {
         ("class_names", "splits"),
     ),
 }
+
+
+# Those of `Options` that lead somewhere.
+_PATHS = ("image_directory", "class_names", "data_dir")
 
 
 def open_source(
@@ -157,6 +177,7 @@ def open_source(
     """
     if examples_per_part < 1:
         raise ValueError(f"examples_per_part is {examples_per_part}")
+    name = usable(name)
     if not source_format:
         source_format = recognised_format(name)
     if source_format not in FORMATS:
@@ -165,7 +186,13 @@ def open_source(
         option: value for option, value in dataclasses.asdict(options or Options()).items() if value
     }
     _check_use(source_format, given)
-    return FORMATS[source_format].parts(name, examples_per_part, names or FieldNames(), **given)
+    for option in _PATHS:
+        if option in given:
+            given[option] = usable(given[option])
+    try:
+        return FORMATS[source_format].parts(name, examples_per_part, names or FieldNames(), **given)
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
 
 
 def _check_use(source_format: str, given: Iterable[str]) -> None:
@@ -179,6 +206,13 @@ def _check_use(source_format: str, given: Iterable[str]) -> None:
 
 def recognised_format(name: str) -> str:
     """The key of `FORMATS` that reads what is there. InputError if none does."""
+    try:
+        return _recognised(usable(name))
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
+
+
+def _recognised(name: str) -> str:
     found = files.find(name)
     for key, source_format in FORMATS.items():
         if source_format.recognises(found):

@@ -13,9 +13,11 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from oner_jax.data import image_formats
 from oner_jax.data.records import RECORD_FEATURES
 from oner_jax.data.sources.files import read_file
 from oner_jax.data.sources.raw import Dropped, RawExample, Reason
+from oner_jax.data.text import is_blank
 from oner_jax.errors import InputError
 from oner_jax.files import is_remote
 
@@ -27,7 +29,7 @@ _OURS = {"image": ("image",), "caption": ("caption", "captions")}
 _USUAL = {
     "image": (
         *("filepath", "file_name", "filename", "image_path", "image_file", "path", "img"),
-        *("jpg", "jpeg", "png", "webp"),
+        *sorted(image_formats.ENDINGS),
     ),
     "caption": ("title", "text", "txt", "description", "sentence"),
 }
@@ -40,6 +42,7 @@ _KNOWN = ("label", "split", *_IGNORED)
 _STATUS, _ERROR, _SUCCESS = "status", "error_message", "success"
 
 _MESSAGE_CHARACTERS = 200
+_MOST_EXACT = 2.0**53  # beyond, a float does not tell neighbouring whole numbers apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +162,8 @@ def _captions(fields: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, .
                 continue
             if not isinstance(text, str | bytes):
                 raise _Unusable(Reason.BROKEN_ENTRY, f"{name} is no string or list of strings")
-            if caption := _utf8(text, name).strip():
+            caption = _utf8(text, name).strip()
+            if not is_blank(caption):
                 found[caption] = None
     return tuple(found)
 
@@ -196,13 +200,20 @@ def _check_local_file(path: str) -> None:
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
-    """An optional string or whole number as text; empty if absent."""
+    """A field as text; empty if absent. A list of one is what is in it, a longer one is JSON."""
     value = fields.get(name) if name else None
-    if value is None:
+    while isinstance(value, list | tuple) and len(value) == 1:
+        (value,) = value
+    if value is None or value == [] or value != value:  # pandas has NaN for what is absent
         return ""
-    if isinstance(value, bool) or not isinstance(value, str | bytes | int):
+    if isinstance(value, str | bytes):
+        return _utf8(value, name)
+    if isinstance(value, Mapping):
         raise _Unusable(Reason.BROKEN_ENTRY, f"{name} is no string")
-    return str(value) if isinstance(value, int) else _utf8(value, name)
+    if isinstance(value, float) and value.is_integer():
+        # A column of whole numbers with gaps becomes one of floats in pandas: 12.0 is 12.
+        return str(int(value)) if abs(value) < _MOST_EXACT else repr(value)
+    return _utf8(_json(value) if isinstance(value, bool | list | tuple) else str(value), name)
 
 
 def _metadata(fields: Mapping[str, Any], names: FieldNames) -> dict[str, str]:

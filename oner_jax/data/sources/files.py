@@ -1,7 +1,7 @@
 """Which files a source's name means, and how they are read: local or remote, all alike.
 
 A name is a file, a directory, a glob pattern (`shards/*.tar`) or a pattern with braces
-(`shards/{00000..00012}.tar`). Remote ones (`gs://...`) are those that TensorFlow can read.
+(`shards/{00000..00012}.tar`), on this machine or by its address (`gs://...`, `s3://...`).
 """
 
 import contextlib
@@ -13,10 +13,8 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-from oner_jax.data.host_tensorflow import tf
+from oner_jax.data.sources import remote
 from oner_jax.errors import InputError
 from oner_jax.files import is_remote
 
@@ -24,7 +22,6 @@ _MAGIC = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 _BUFFER_BYTES = 2**20
-_REMOTE_REQUESTS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,23 +105,18 @@ def _walk_local(directory: str) -> Iterator[File]:
 
 
 def _walk_remote(directory: str) -> Iterator[File]:
-    paths = [
-        posixpath.join(folder, name)
-        for folder, _, names in tf.io.gfile.walk(directory)
-        for name in names
-        if name[0] != "."
-    ]
-    with ThreadPoolExecutor(_REMOTE_REQUESTS) as pool:  # one request for each size
-        for path, file in zip(paths, pool.map(file_at, paths), strict=True):
-            yield File(path[len(directory) :].lstrip("/"), file.size_bytes)
+    for path, size_bytes in sorted(remote.walk(directory)):
+        below = path[len(directory) :].lstrip("/")
+        if not any(name.startswith(".") for name in below.split("/")):
+            yield File(below, size_bytes)
 
 
 def file_at(path: str) -> File:
     """The file with its size. InputError if there is none."""
     try:
-        size_bytes = tf.io.gfile.stat(path).length if is_remote(path) else os.stat(path).st_size
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        raise InputError(f"{path}: cannot be read ({_reason(error)}); name a file") from error
+        size_bytes = remote.size_bytes(path) if is_remote(path) else os.stat(path).st_size
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({remote.reason(error)}); name a file") from error
     return File(path, size_bytes)
 
 
@@ -133,17 +125,17 @@ def file_at(path: str) -> File:
 
 def exists(path: str) -> bool:
     """Whether anything is there."""
-    return tf.io.gfile.exists(path) if is_remote(path) else os.path.exists(path)
+    return remote.exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def is_directory(path: str) -> bool:
     """Whether a directory is there."""
-    return tf.io.gfile.isdir(path) if is_remote(path) else os.path.isdir(path)
+    return remote.is_directory(path) if is_remote(path) else os.path.isdir(path)
 
 
 def listed(directory: str) -> list[str]:
     """The paths in a directory but those of hidden files, sorted."""
-    names = tf.io.gfile.listdir(directory) if is_remote(directory) else os.listdir(directory or ".")
+    names = remote.names_in(directory) if is_remote(directory) else os.listdir(directory or ".")
     names = sorted(name.rstrip("/") for name in names)
     return [posixpath.join(directory, name) for name in names if name[:1] != "."]
 
@@ -169,7 +161,7 @@ def id_prefixes(files: Sequence[File]) -> list[str]:
 @contextlib.contextmanager
 def open_file(path: str) -> Iterator[io.BufferedIOBase]:
     """The file for reading, buffered and seekable. OSError if that cannot be done."""
-    raw = _RemoteFile(path) if is_remote(path) else io.FileIO(path)
+    raw = remote.opened(path) if is_remote(path) else io.FileIO(path)
     with io.BufferedReader(raw, _BUFFER_BYTES) as file:
         yield file
 
@@ -180,59 +172,6 @@ def read_file(path: str) -> bytes:
         return file.read()
 
 
-class _RemoteFile(io.RawIOBase):
-    """TensorFlow's file as Python's, so that lines, seeking and errors are those of a local one."""
-
-    def __init__(self, path: str):
-        self._file = tf.io.gfile.GFile(path, "rb")
-        with _os_errors(path):
-            self._size_bytes = self._file.size()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        with _os_errors(self._file.name):
-            data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self._size_bytes}[whence]
-        with _os_errors(self._file.name):
-            self._file.seek(max(start + offset, 0))
-        return self.tell()
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
-
-
-@contextlib.contextmanager
-def _os_errors(path: str) -> Iterator[None]:
-    """TensorFlow's errors as the OSError that the same trouble raises locally."""
-    try:
-        yield
-    except tf.errors.NotFoundError as error:
-        raise FileNotFoundError(f"{path}: {_reason(error)}") from error
-    except tf.errors.OpError as error:
-        raise OSError(f"{path}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    # TensorFlow's begin with the path.
-    return (str(error).splitlines() or [type(error).__name__])[0].rpartition("; ")[2]
-
-
 def _expanded(name: str) -> list[str]:
     """The paths that a pattern stands for; the name itself where it is none or a file's own."""
     if exists(name):
@@ -240,7 +179,7 @@ def _expanded(name: str) -> list[str]:
     paths = []
     for path in expand_braces(name):
         if _MAGIC.search(path):
-            paths += sorted(tf.io.gfile.glob(path) if is_remote(path) else glob.glob(path))
+            paths += sorted(remote.matching(path) if is_remote(path) else glob.glob(path))
         else:
             paths.append(path)
     return list(dict.fromkeys(paths))

@@ -2,21 +2,22 @@
 
     photos/0001.jpg photos/0001.txt photos/trip/boat.png photos/trip/boat.txt
 
-The whole text is the caption. A `.json` of the same name adds what it says, more captions
-(`"captions": [...]`) among it. img2dataset's `files` output is such a folder. Links are followed,
-hidden files are not read.
+The whole text is one caption, line breaks and all; with `--lines=captions` each line is one. A
+`.json` of the same name adds what it says, more captions (`"captions": [...]`) among it.
+img2dataset's `files` output is such a folder. Links are followed, hidden files are not read, files
+with other endings are counted.
 """
 
 import dataclasses
-import itertools
 import posixpath
 from collections.abc import Iterator
 
 from oner_jax.data.sources import fields, files, img2dataset, sample
-from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason
+from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason, Unread
 from oner_jax.errors import InputError
 
 _TEXTS = (*sample.CAPTIONS, sample.METADATA)
+_NONE_UNREAD: tuple[tuple[str, int], ...] = ()
 
 _MAXIMUM_FOLDERS_TO_LOOK_IN = 1000
 
@@ -25,7 +26,8 @@ _MAXIMUM_FOLDERS_TO_LOOK_IN = 1000
 class Samples:
     """Files below `directory` that follow one another; those of one example are together.
 
-    `size_bytes` is that of all of them.
+    `size_bytes` is that of all of them. `unread` are the files of the folder that are no part of an
+    example, by ending; the first range has them.
     """
 
     directory: str
@@ -33,6 +35,8 @@ class Samples:
     size_bytes: int
     examples: int
     names: fields.FieldNames
+    unread: tuple[tuple[str, int], ...] = _NONE_UNREAD
+    lines: str = ""
 
     @property
     def name(self) -> str:
@@ -41,6 +45,11 @@ class Samples:
 
     def read(self) -> Iterator[RawExample | Dropped]:
         """An entry for each image, and for each text without one. Images are not read yet."""
+        return self.read_and_count(Unread())
+
+    def read_and_count(self, unread: Unread) -> Iterator[RawExample | Dropped]:
+        """As `read`; adds the files that are no part of an example to `unread`."""
+        unread.update(dict(self.unread))
         named = ((*_stem_and_ending(path), path) for path in self.paths)
         for stem, paths in sample.grouped(named):
             location = fields.one_line(posixpath.join(self.directory, stem))
@@ -55,6 +64,7 @@ class Samples:
                 location=location,
                 default_id=stem,
                 directory=self.directory,
+                lines=self.lines,
             )
 
     def _content(self, ending: str, path: str) -> bytes | str:
@@ -64,7 +74,9 @@ class Samples:
         return files.read_file(posixpath.join(self.directory, path))
 
 
-def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[Part]:
+def parts(
+    name: str, examples_per_part: int, names: fields.FieldNames, *, lines: str = ""
+) -> list[Part]:
     """Ranges of about `examples_per_part` examples of the folder, then img2dataset's logs in it.
 
     InputError if the name is no directory, or holds no image or text.
@@ -72,25 +84,47 @@ def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[P
     name = name.rstrip("/") or name
     if not files.is_directory(name):
         raise InputError(f"{name}: is no directory; name one with images and texts")
-    named = [(*_stem_and_ending(file.path), file) for file in files.walk(name)]
-    read = [item for item in named if item[1] in (*sample.IMAGES, *_TEXTS)]
-    read.sort(key=lambda item: (*item[:2], item[2].path))
-    groups = (
-        group
-        for _, group in sample.grouped(read)
-        if set(group) != {sample.METADATA}  # alone it describes something else
-    )
+    logs = img2dataset.logs_beside([name, *files.find(name).folders])
+    groups, unread = _examples(name, names, set(logs.values()))
     found: list[Part] = []
-    while some := list(itertools.islice(groups, examples_per_part)):
+    for first in range(0, len(groups), examples_per_part):
+        some = groups[first : first + examples_per_part]
         members = [file for group in some for file in group.values()]
         paths = tuple(file.path for file in members)
         size_bytes = sum(file.size_bytes for file in members)
         examples = sum(len(sample.image_choices(group, names)) for group in some)
-        found.append(Samples(name, paths, size_bytes, examples, names))
+        passed_over = _NONE_UNREAD if found else tuple(sorted(unread.items()))
+        found.append(Samples(name, paths, size_bytes, examples, names, passed_over, lines))
     if not found:
-        raise InputError(f"{name}: holds no image and no text; name the folder that does")
-    logs = img2dataset.logs_beside([name, *files.find(name).folders])
+        there = ", ".join(f"{count} {ending}" for ending, count in unread.most_common(5))
+        raise InputError(
+            f"{name}: holds no image and no text{there and f' (but {there})'}; "
+            "name the folder that does"
+        )
     return [*found, *map(img2dataset.LoggedFailures, logs.values())]
+
+
+def _examples(
+    name: str, names: fields.FieldNames, logs: set[files.File]
+) -> tuple[list[dict[str, files.File]], Unread]:
+    """The files of each example, by ending, in order of their names; and what is no part of one."""
+    read: list[tuple[str, str, files.File]] = []
+    unread, endings = Unread(), sample.endings_read(names)
+    known = {log.path for log in logs}
+    for file in files.walk(name):
+        stem, ending = _stem_and_ending(file.path)
+        if ending in endings:
+            read.append((stem, ending, file))
+        elif posixpath.join(name, file.path) not in known:
+            unread[sample.unread_ending(ending)] += 1
+    read.sort(key=lambda item: (*item[:2], item[2].path))
+    groups = []
+    for _, group in sample.grouped(read):
+        if set(group) == {sample.METADATA}:  # alone it describes something else
+            unread[sample.unread_ending(sample.METADATA)] += 1
+        else:
+            groups.append(group)
+    return groups, unread
 
 
 def recognises(found: files.Found) -> bool:

@@ -6,13 +6,28 @@ entries in the same order each time. An entry is a raw example, or says that som
 is none and why; nothing is left out without a word.
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 from oner_jax.data.reasons import Reason
 
-__all__ = ["ChangedPart", "Dropped", "Part", "RawExample", "Reason"]
+__all__ = [
+    "ChangedPart",
+    "Dropped",
+    "Part",
+    "RawExample",
+    "Reason",
+    "Unread",
+    "entries_of",
+    "listed_endings",
+]
+
+Unread = collections.Counter[str]
+"""How many files were not read, by ending (`.svg`): of no format that is looked for there."""
+
+_MOST_ENDINGS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +36,9 @@ class RawExample:
 
     `location` names where it stands in its source, for messages. `read_image` gives the file's
     bytes (or raises OSError), and is None for a text without a picture; a picture without a text
-    has no captions. Else `captions` has the main one first. `split` is empty if the source does not
-    say, `image_path` if the image is no file of its own.
+    has no captions, and `without_captions` says where there may be some. Else `captions` has the
+    main one first. `split` is empty if the source does not say, `image_path` if the image is no
+    file of its own.
     """
 
     location: str
@@ -33,6 +49,7 @@ class RawExample:
     split: str = ""
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     image_path: str = ""
+    without_captions: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +87,28 @@ class Part(Protocol):
         ...
 
 
+@runtime_checkable
+class PassesOver(Protocol):
+    """A part among whose files may be some that belong to no example."""
+
+    def read_and_count(self, unread: Unread) -> Iterator[RawExample | Dropped]:
+        """As `Part.read`; adds the files that are passed over to `unread`."""
+        ...
+
+
+def listed_endings(unread: Mapping[str, int]) -> str:
+    """Return `8 .svg, 2 .md`, the most frequent ending first, and no more than some."""
+    counts = collections.Counter(unread).most_common()
+    listed = [f"{count:,} {ending}" for ending, count in counts[:_MOST_ENDINGS]]
+    more = sum(count for _, count in counts[_MOST_ENDINGS:])
+    return ", ".join([*listed, f"{more:,} others"] if more else listed)
+
+
+def entries_of(part: Part, unread: Unread) -> Iterator[RawExample | Dropped]:
+    """Return the entries of a part; adds the files that it passes over to `unread`."""
+    return part.read_and_count(unread) if isinstance(part, PassesOver) else part.read()
+
+
 @dataclasses.dataclass(frozen=True)
 class ChangedPart:
     """A part whose examples go through `change`, a picklable function; it is known by the part."""
@@ -89,5 +128,9 @@ class ChangedPart:
 
     def read(self) -> Iterator[RawExample | Dropped]:
         """The part's entries, changed where they are examples."""
-        for entry in self.part.read():
+        return self.read_and_count(Unread())
+
+    def read_and_count(self, unread: Unread) -> Iterator[RawExample | Dropped]:
+        """As `read`; adds the files that the part passes over to `unread`."""
+        for entry in entries_of(self.part, unread):
             yield self.change(entry) if isinstance(entry, RawExample) else entry

@@ -83,7 +83,7 @@ BAD_LINES = {
     "address": ('{"image": "https://a/b.jpg"}', Reason.MISSING_IMAGE, "downloaded first"),
     "empty image": ('{"image": "empty.png", "caption": "x"}', Reason.EMPTY_IMAGE, "0 bytes"),
     "no path": ('{"image": 3, "caption": "x"}', Reason.BROKEN_ENTRY, "is no path"),
-    "wrong label": ('{"image": "0.png", "label": [1]}', Reason.BROKEN_ENTRY, "label is no string"),
+    "wrong label": ('{"image": "0.png", "label": {}}', Reason.BROKEN_ENTRY, "label is no string"),
     "not downloaded": (
         '{"url": "u", "status": "failed_to_download", "error_message": "HTTP Error 404"}',
         Reason.NOT_DOWNLOADED,
