@@ -90,6 +90,7 @@ class Rows:
             location=location,
             default_id=f"{table.id_prefix}{line:08d}",
             directory=directory,
+            numbered=True,
         )
 
 

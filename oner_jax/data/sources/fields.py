@@ -120,8 +120,11 @@ def example_of(
     location: str,
     default_id: str,
     directory: str,
+    numbered: bool = False,
 ) -> RawExample | Dropped:
     """The example with these fields, or why there is none.
+
+    `numbered` says that `default_id` is only the entry's place, and so names nothing.
 
     A field that is None is absent. The image is the path of a file (from `directory`), or a file's
     bytes, or a mapping with `bytes` or `path`. Captions are texts or lists of texts, and each is
@@ -133,18 +136,22 @@ def example_of(
         if status != _SUCCESS:
             raise _Unusable(Reason.NOT_DOWNLOADED, _text(fields, _ERROR) or status)
         captions = _captions(fields, names.captions)
-        image = _image(fields.get(names.image) if names.image else None, directory)
+        value = fields.get(names.image) if names.image else None
+        image = _image(value, directory)
+        own_id = _text(fields, names.id)
         if image is None and not captions:
             raise _Unusable(Reason.MISSING_IMAGE, "has neither an image nor a caption")
         return RawExample(
             location=location,
-            id=_text(fields, names.id) or _utf8(default_id, "its name"),
+            id=own_id or _utf8(default_id, "its name"),
             read_image=functools.partial(read_file, image) if isinstance(image, str) else image,
             image_path=image if isinstance(image, str) else "",
             captions=captions,
             label=_text(fields, "label"),
             split=_text(fields, "split"),
             metadata=_metadata(fields, names),
+            image_name=_name_inside(value),
+            numbered=numbered and not own_id,
         )
     except _Unusable as unusable:
         return Dropped(location, unusable.reason, one_line(unusable.detail))
@@ -182,6 +189,12 @@ def _image(value: Any, directory: str) -> Callable[[], bytes] | str | None:
     if not is_remote(path):  # elsewhere asking costs as much as reading, which says it, too
         _check_local_file(path)
     return path
+
+
+def _name_inside(value: Any) -> str:
+    """What Hugging Face's datasets call an image whose bytes they hold."""
+    path = value.get("path") if isinstance(value, Mapping) else None
+    return path if isinstance(path, str) else ""
 
 
 def _check_local_file(path: str) -> None:

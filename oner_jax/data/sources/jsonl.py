@@ -59,6 +59,7 @@ class JsonLines:
             location=location,
             default_id=f"{self.id_prefix}{number:08d}",
             directory=directory,
+            numbered=True,
         )
 
 

@@ -107,6 +107,7 @@ class Rows:
             location=location,
             default_id=f"{self.table.id_prefix}{number + 1:08d}",
             directory=files.parent(self.table.file.path),
+            numbered=True,
         )
 
     def _location(self, number: int) -> str:

@@ -22,7 +22,8 @@ class RawExample:
     `location` names where it stands in its source, for messages. `read_image` gives the file's
     bytes (or raises OSError), and is None for a text without a picture; a picture without a text
     has no captions. Else `captions` has the main one first. `split` is empty if the source does not
-    say, `image_path` if the image is no file of its own.
+    say, `image_path` if the image is no file of its own; `image_name` is what a source that holds
+    the image's bytes calls it. `numbered` says that `id` is only the entry's place in the source.
     """
 
     location: str
@@ -33,6 +34,8 @@ class RawExample:
     split: str = ""
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     image_path: str = ""
+    image_name: str = ""
+    numbered: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,6 +69,7 @@ class TfRecords:
             location=location,
             default_id=f"{self.id_prefix}{number:08d}",
             directory="",
+            numbered=True,
         )
 
 
