@@ -40,7 +40,9 @@ def recalls(workdir):
     projected = {view: bound.backbone.project(states[view], view) for view in states}
     keys = {view: np.asarray(unit(vectors)) for view, vectors in projected.items()}
     queries = {view: np.asarray(unit(bound.predict(x))) for view, x in projected.items()}
-    matches = corpus.gallery.matches
+    pictures = corpus.distinct_pictures
+    keys["I"], queries["I"] = keys["I"][pictures], queries["I"][pictures]
+    matches = corpus.gallery.matches.take(pictures)
     embedded = retrieval(keys["I"], keys["T"], matches)
     return {
         "text": embedded["text_R@10"].value,
