@@ -26,7 +26,7 @@ def define_flags() -> None:
     flags.DEFINE_string("image_directory", "", "of the pictures that an annotation file names")
     flags.DEFINE_string("class_names", "", "file that says what classes are called")
     flags.DEFINE_string("data_dir", "", "where TFDS keeps what it prepared; empty: its default")
-    flags.DEFINE_list("splits", [], "of a set that has several, only these; empty: all")
+    flags.DEFINE_list("splits", [], "of a source that has several, only these; empty: all")
     flags.DEFINE_string("output", None, "directory to make")
     flags.DEFINE_float(
         "validation_fraction",
@@ -111,4 +111,5 @@ def chosen() -> tuple[list[sources.Part], SourceName, str, IngestOptions]:
             values.image_directory, values.class_names, values.data_dir, tuple(values.splits)
         ),
     )
+    print(sources.taken_for(name, source_format, parts, values.splits), flush=True)
     return parts, SourceName(os.path.basename(name.rstrip("/")), source_format), output, options

@@ -37,7 +37,7 @@ NUMBERS = {
     "bytes": pa.uint64(),  # of the serialised record
     "image_bytes": pa.uint64(),  # 0: a text alone
     "captions": pa.uint32(),  # 0: an image alone
-    "caption_hash": pa.uint32(),  # of the main caption
+    "caption_hash": pa.uint32(),  # of the main caption; see `_hold_out_hash`
     "id_marks": pa.uint32(),  # how many of ID_MARK stand before a number at the end of its id
     **dict.fromkeys(_HALVES, pa.uint64()),  # see `_digests`
 }
@@ -126,7 +126,7 @@ def _row(
         "bytes": len(serialised),
         "image_bytes": len(record.image),
         "captions": len(record.captions),
-        "caption_hash": int(caption_hash(record.captions[:1])[0]) if record.captions else 0,
+        "caption_hash": _hold_out_hash(record, image_digest),
         "id_marks": _id_marks(record.id),
         **dict(zip(_HALVES, digests.tolist(), strict=True)),
         "split": example.split,
@@ -158,6 +158,19 @@ def _digests(example: RawExample, record: Record, image_digest: bytes | None) ->
         content = list(record.captions) if image_digest is None else []
         by_entry = digest(json.dumps([record.id, *kind, content]).encode() + (image_digest or b""))
     return digest(record.id.encode()) + (image_digest or nothing) + by_place + by_entry
+
+
+def _hold_out_hash(record: Record, image_digest: bytes | None) -> int:
+    """Of the main caption, so that equal ones are held out together; 0 where there is none.
+
+    Of the image where the caption is only the name of its class: or whole classes would be held
+    out.
+    """
+    if not record.captions:
+        return 0
+    if image_digest and record.captions[0] == record.label:
+        return int.from_bytes(image_digest[:4], "little")
+    return int(caption_hash(record.captions[:1])[0])
 
 
 def _id_marks(identifier: str) -> int:

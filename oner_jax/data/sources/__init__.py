@@ -3,8 +3,10 @@
 A format is a row of `FORMATS`: how to recognise it and how to cut it into parts.
 """
 
+import collections
 import dataclasses
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 
 from oner_jax.data.sources import (
     class_folders,
@@ -14,6 +16,7 @@ from oner_jax.data.sources import (
     folder,
     jsonl,
     karpathy,
+    layout,
     ours,
     parquet,
     tfds,
@@ -21,7 +24,7 @@ from oner_jax.data.sources import (
     visual_genome,
     webdataset,
 )
-from oner_jax.data.sources.fields import FieldNames
+from oner_jax.data.sources.fields import SPLITS, FieldNames
 from oner_jax.data.sources.raw import ChangedPart, Dropped, Part, RawExample, Reason
 from oner_jax.errors import InputError
 
@@ -34,8 +37,10 @@ __all__ = [
     "Part",
     "RawExample",
     "Reason",
+    "has_containers",
     "open_source",
     "recognised_format",
+    "taken_for",
 ]
 
 
@@ -105,31 +110,37 @@ FORMATS: dict[str, Format] = {
         "tar archives of images, texts and JSON (img2dataset's, webdataset's)",
         lambda found: found.has(*webdataset.SUFFIXES),
         webdataset.parts,
+        ("splits",),
     ),
     "tfrecord": Format(
         "TFRecord files with a feature per field (img2dataset's)",
         lambda found: found.has(*tfrecord.SUFFIXES),
         tfrecord.parts,
+        ("splits",),
     ),
     "jsonl": Format(
         "one JSON object a line, with the path of an image",
         lambda found: found.has(*jsonl.SUFFIXES),
         jsonl.parts,
+        ("splits",),
     ),
     "csv": Format(
         "CSV or TSV with names of columns, and paths of images",
         lambda found: found.has(*delimited.SUFFIXES),
         delimited.parts,
+        ("splits",),
     ),
     "parquet": Format(
         "Parquet with images or their paths (img2dataset's, Hugging Face's)",
         parquet.recognises,
         parquet.parts,
+        ("splits",),
     ),
     "folder": Format(
         "folder of images with a text file of the same name beside each",
         folder.recognises,
         folder.parts,
+        ("splits",),
     ),
     "class_folders": Format(
         "folder for each class of pictures, as ImageNet comes",
@@ -177,15 +188,99 @@ def _check_use(source_format: str, given: Iterable[str]) -> None:
             )
 
 
+# Files of these hold examples or name the files that do; what else lies there goes with them.
+CONTAINERS = {
+    "webdataset": webdataset.SUFFIXES,
+    "tfrecord": tfrecord.SUFFIXES,
+    "jsonl": jsonl.SUFFIXES,
+    "csv": delimited.SUFFIXES,
+    "parquet": parquet.SUFFIXES,
+}
+
+
 def recognised_format(name: str) -> str:
-    """The key of `FORMATS` that reads what is there. InputError if none does."""
+    """The key of `FORMATS` that reads what is there.
+
+    InputError if none does, or if several might and would read different files.
+    """
     found = files.find(name)
+    tree = layout.survey(name) if found.is_directory else layout.Tree(name, found.files)
     for key, source_format in FORMATS.items():
-        if source_format.recognises(found):
+        if source_format.recognises(found if key not in CONTAINERS else _deep(found, tree)):
+            _refuse_others(key, name, found, tree)
             return key
     if not found.is_directory and not any(files.exists(path) for path in found.files):
         raise InputError(f"{name}: no such file or directory; name the data to read")
-    raise InputError(f"{name}: its format is not recognised; say which it is, {_choices()}")
+    seen = f"; it holds {tree.described()}" if found.is_directory and tree.paths else ""
+    raise InputError(f"{name}: its format is not recognised{seen}; say which it is, {_choices()}")
+
+
+def has_containers(name: str) -> bool:
+    """Whether a directory holds archives or tables, or is a split of records."""
+    suffixes = [suffix for own in CONTAINERS.values() for suffix in own]
+    return bool(layout.survey(name).ending_in(*suffixes, ".array_record"))
+
+
+def _deep(found: files.Found, tree: layout.Tree) -> files.Found:
+    """What is there at any depth."""
+    if not found.is_directory:
+        return found
+    root = found.name.rstrip("/") or found.name
+    folders = {os.path.dirname(path) for path in tree.paths} - {""}
+    paths, inside = (
+        tuple(os.path.join(root, path) for path in sorted(some)) for some in (tree.paths, folders)
+    )
+    return files.Found(found.name, True, paths, inside)
+
+
+def _refuse_others(key: str, name: str, found: files.Found, tree: layout.Tree) -> None:
+    """InputError where the directory holds something else that the format would not read.
+
+    Tables go with archives, and images with the tables that name them.
+    """
+    if key not in CONTAINERS or not found.is_directory:
+        return
+    archives, deep = ("webdataset", "tfrecord"), _deep(found, tree)
+    others = [
+        other
+        for other in CONTAINERS
+        if other != key
+        and (other in archives or key not in archives)
+        and FORMATS[other].recognises(deep)
+    ]
+    if key in archives:
+        others += ["folder"] if tree.images else []
+    elif layout.has_texts_beside(tree):
+        others.append("folder")
+    if others:
+        choices = " or ".join(f"--format={choice}" for choice in (key, *others))
+        raise InputError(
+            f"{name}: may be read in several ways; it holds {tree.described()}; give {choices}"
+        )
+
+
+def taken_for(
+    name: str, source_format: str, parts: Sequence[Part], splits: Sequence[str] = ()
+) -> str:
+    """What an opened source was taken for, as a line: its format, and how much of it was found."""
+    by_split: collections.Counter[str] = collections.Counter()
+    if source_format in CONTAINERS:
+        found = layout.matching_files(name, CONTAINERS[source_format], splits)
+        count = f"{len(found):,} file{'s' * (len(found) != 1)}"
+        by_split.update(file.split for file in found)
+    else:
+        known = [part.examples or 0 for part in parts]
+        count = f"{sum(known):,} entries"
+        for part, examples in zip(parts, known, strict=True):
+            if isinstance(part, folder.Samples):
+                by_split.update(part.splits)
+            elif isinstance(part, class_folders.ClassFolder):
+                by_split[SPLITS.get(part.split, part.split)] += examples
+        if source_format == "folder":
+            count = f"{by_split.total():,} files of {count}"
+    named = ", ".join(f"{split} {number:,}" for split, number in sorted(by_split.items()) if split)
+    description = FORMATS[source_format].description
+    return f"{name}: read as {source_format} ({description}): {count}{named and f'; {named}'}"
 
 
 def _choices() -> str:

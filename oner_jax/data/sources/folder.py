@@ -3,29 +3,29 @@
     photos/0001.jpg photos/0001.txt photos/trip/boat.png photos/trip/boat.txt
 
 The whole text is the caption. A `.json` of the same name adds what it says, more captions
-(`"captions": [...]`) among it. img2dataset's `files` output is such a folder. Links are followed,
+(`"captions": [...]`) among it. img2dataset's `files` output is such a folder. Texts may lie in a
+folder beside that of the images: `train/images/1.jpg train/captions/1.txt`. Links are followed,
 hidden files are not read.
 """
 
 import dataclasses
 import itertools
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from oner_jax.data.sources import fields, files, img2dataset, sample
+from oner_jax.data.sources import fields, files, img2dataset, layout, sample
 from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason
 from oner_jax.errors import InputError
 
 _TEXTS = (*sample.CAPTIONS, sample.METADATA)
-
-_MAXIMUM_FOLDERS_TO_LOOK_IN = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
     """Files below `directory` that follow one another; those of one example are together.
 
-    `size_bytes` is that of all of them.
+    `size_bytes` is that of all of them. `beside` are folders whose files belong together, and
+    `splits` those of the files, one for each.
     """
 
     directory: str
@@ -33,6 +33,8 @@ class Samples:
     size_bytes: int
     examples: int
     names: fields.FieldNames
+    splits: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -41,7 +43,8 @@ class Samples:
 
     def read(self) -> Iterator[RawExample | Dropped]:
         """An entry for each image, and for each text without one. Images are not read yet."""
-        named = ((*_stem_and_ending(path), path) for path in self.paths)
+        named = ((*layout.stem_and_ending(path, self.beside), path) for path in self.paths)
+        splits = dict(zip(self.paths, self.splits, strict=True))
         for stem, paths in sample.grouped(named):
             location = fields.one_line(posixpath.join(self.directory, stem))
             try:
@@ -51,7 +54,7 @@ class Samples:
                 continue
             yield from sample.sample_entries(
                 contents,
-                self.names,
+                dataclasses.replace(self.names, split=splits[next(iter(paths.values()))]),
                 location=location,
                 default_id=stem,
                 directory=self.directory,
@@ -64,7 +67,9 @@ class Samples:
         return files.read_file(posixpath.join(self.directory, path))
 
 
-def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[Part]:
+def parts(
+    name: str, examples_per_part: int, names: fields.FieldNames, *, splits: Sequence[str] = ()
+) -> list[Part]:
     """Ranges of about `examples_per_part` examples of the folder, then img2dataset's logs in it.
 
     InputError if the name is no directory, or holds no image or text.
@@ -72,7 +77,9 @@ def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[P
     name = name.rstrip("/") or name
     if not files.is_directory(name):
         raise InputError(f"{name}: is no directory; name one with images and texts")
-    named = [(*_stem_and_ending(file.path), file) for file in files.walk(name)]
+    walked = files.walk(name)
+    beside = layout.folders_beside(file.path for file in walked)
+    named = [(*layout.stem_and_ending(file.path, beside), file) for file in walked]
     read = [item for item in named if item[1] in (*sample.IMAGES, *_TEXTS)]
     read.sort(key=lambda item: (*item[:2], item[2].path))
     groups = (
@@ -80,36 +87,33 @@ def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[P
         for _, group in sample.grouped(read)
         if set(group) != {sample.METADATA}  # alone it describes something else
     )
+    groups, split_of = _with_splits(name, list(groups), splits)
     found: list[Part] = []
     while some := list(itertools.islice(groups, examples_per_part)):
         members = [file for group in some for file in group.values()]
         paths = tuple(file.path for file in members)
         size_bytes = sum(file.size_bytes for file in members)
         examples = sum(len(sample.image_choices(group, names)) for group in some)
-        found.append(Samples(name, paths, size_bytes, examples, names))
+        own = tuple(split_of[path] for path in paths)
+        found.append(Samples(name, paths, size_bytes, examples, names, own, beside))
     if not found:
         raise InputError(f"{name}: holds no image and no text; name the folder that does")
     logs = img2dataset.logs_beside([name, *files.find(name).folders])
     return [*found, *map(img2dataset.LoggedFailures, logs.values())]
 
 
+def _with_splits(
+    name: str, groups: list[dict[str, files.File]], wanted: Sequence[str]
+) -> tuple[Iterator[dict[str, files.File]], dict[str, str]]:
+    """The groups of the wanted splits, and the split of every file of these."""
+    firsts = [next(iter(group.values())).path for group in groups]
+    found = layout.splits_of(name, firsts, wanted)
+    kept = [(group, own) for group, own in zip(groups, found, strict=True) if own is not None]
+    return iter([group for group, _ in kept]), {
+        file.path: own for group, own in kept for file in group.values()
+    }
+
+
 def recognises(found: files.Found) -> bool:
-    """Whether the first images that are found in a directory have texts beside them."""
-    folders = [found.name] if found.is_directory else []
-    for _ in range(_MAXIMUM_FOLDERS_TO_LOOK_IN):
-        if not folders:
-            return False
-        inside = files.find(folders.pop(0))
-        stems = {
-            kind: {stem for stem, ending in map(_stem_and_ending, inside.files) if ending in kind}
-            for kind in (sample.IMAGES, _TEXTS)
-        }
-        if stems[sample.IMAGES]:
-            return bool(stems[sample.IMAGES] & stems[_TEXTS])
-        folders = [*inside.folders, *folders]
-    return False
-
-
-def _stem_and_ending(path: str) -> tuple[str, str]:
-    stem, ending = posixpath.splitext(path)
-    return stem, ending[1:].lower()
+    """Whether images in a directory have texts beside them."""
+    return found.is_directory and layout.has_texts_beside(layout.survey(found.name))

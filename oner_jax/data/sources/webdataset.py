@@ -12,9 +12,9 @@ import dataclasses
 import gzip
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from oner_jax.data.sources import fields, files, img2dataset, sample
+from oner_jax.data.sources import fields, files, img2dataset, layout, sample
 from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason
 from oner_jax.data.sources.tar_members import Damage, read_members
 
@@ -114,13 +114,15 @@ class Archive:
         return f"{self.file.path}: {fields.one_line(name)}"
 
 
-def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[Part]:
+def parts(
+    name: str, examples_per_part: int, names: fields.FieldNames, *, splits: Sequence[str] = ()
+) -> list[Part]:
     """One part for each archive that the name means. InputError if there is none."""
     del examples_per_part  # an archive can be read from its start alone
-    found = files.matching_files(name, SUFFIXES)
+    found = layout.matching_files(name, SUFFIXES, splits)
     logs = img2dataset.logs_beside(file.path for file in found)
     return [
-        Archive(file, names, prefix, logs.get(file.path))
+        Archive(file, dataclasses.replace(names, split=file.split), prefix, logs.get(file.path))
         for file, prefix in zip(found, files.id_prefixes(found), strict=True)
     ]
 
