@@ -83,15 +83,15 @@ def evaluation_set(name: str, *, image_size: int) -> EvaluationSet:
     """Opens a split for evaluation. Raises InputError as `records.open_split` does."""
     split = records.open_split(name)
     firsts: dict[bytes, int] = {}
-    examples = [
-        (
-            *(record.id, list(record.captions), record.label, dict(record.metadata)),
-            firsts.setdefault(hashlib.blake2b(record.image, digest_size=16).digest(), number),
-        )
-        for number, record in enumerate(split.records())
-    ]
-    *texts, first_equal = (list(column) for column in zip(*examples, strict=True))
-    return EvaluationSet(split, image_size, *texts, np.array(first_equal, np.int64))
+    found = EvaluationSet(split, image_size, [], [], [], [], np.empty(len(split), np.int64))
+    for number, record in enumerate(split.records()):
+        found.ids.append(record.id)
+        found.captions.append(list(record.captions))
+        found.labels.append(record.label)
+        found.metadata.append(dict(record.metadata))
+        digest = hashlib.blake2b(record.image, digest_size=16).digest()
+        found.first_equal[number] = firsts.setdefault(digest, number)
+    return found
 
 
 def _raise_for_bad_record(split: records.Split, indices: Iterable[SupportsIndex]) -> None:

@@ -87,9 +87,9 @@ def parts(
         for _, group in sample.grouped(read)
         if set(group) != {sample.METADATA}  # alone it describes something else
     )
-    groups, split_of = _with_splits(name, list(groups), splits)
+    kept, split_of = _with_splits(name, list(groups), splits)
     found: list[Part] = []
-    while some := list(itertools.islice(groups, examples_per_part)):
+    while some := list(itertools.islice(kept, examples_per_part)):
         members = [file for group in some for file in group.values()]
         paths = tuple(file.path for file in members)
         size_bytes = sum(file.size_bytes for file in members)
