@@ -111,5 +111,5 @@ def chosen() -> tuple[list[sources.Part], SourceName, str, IngestOptions]:
             values.image_directory, values.class_names, values.data_dir, tuple(values.splits)
         ),
     )
-    print(sources.taken_for(name, source_format, parts, values.splits), flush=True)
+    print(sources.taken_for(name, source_format, parts), flush=True)
     return parts, SourceName(os.path.basename(name.rstrip("/")), source_format), output, options

@@ -5,7 +5,6 @@ A format is a row of `FORMATS`: how to recognise it and how to cut it into parts
 
 import collections
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Sequence
 
 from oner_jax.data.sources import (
@@ -188,6 +187,8 @@ def _check_use(source_format: str, given: Iterable[str]) -> None:
             )
 
 
+# Known by a name, or by files in the directory itself.
+NAMED = ("tfds", "records", "karpathy", "coco", "visual_genome")
 # Files of these hold examples or name the files that do; what else lies there goes with them.
 CONTAINERS = {
     "webdataset": webdataset.SUFFIXES,
@@ -204,15 +205,21 @@ def recognised_format(name: str) -> str:
     InputError if none does, or if several might and would read different files.
     """
     found = files.find(name)
-    tree = layout.survey(name) if found.is_directory else layout.Tree(name, found.files)
+    for key in NAMED:
+        if FORMATS[key].recognises(found):
+            return key
+    found = layout.find(name)
     for key, source_format in FORMATS.items():
-        if source_format.recognises(found if key not in CONTAINERS else _deep(found, tree)):
-            _refuse_others(key, name, found, tree)
+        if key not in NAMED and source_format.recognises(found):
+            _refuse_others(key, found)
             return key
     if not found.is_directory and not any(files.exists(path) for path in found.files):
         raise InputError(f"{name}: no such file or directory; name the data to read")
-    seen = f"; it holds {tree.described()}" if found.is_directory and tree.paths else ""
-    raise InputError(f"{name}: its format is not recognised{seen}; say which it is, {_choices()}")
+    seen = layout.Tree.of(found).described() if found.is_directory else ""
+    raise InputError(
+        f"{name}: its format is not recognised{seen and f'; it holds {seen}'}; "
+        f"say which it is, {_choices()}"
+    )
 
 
 def has_containers(name: str) -> bool:
@@ -221,51 +228,36 @@ def has_containers(name: str) -> bool:
     return bool(layout.survey(name).ending_in(*suffixes, ".array_record"))
 
 
-def _deep(found: files.Found, tree: layout.Tree) -> files.Found:
-    """What is there at any depth."""
-    if not found.is_directory:
-        return found
-    root = found.name.rstrip("/") or found.name
-    folders = {os.path.dirname(path) for path in tree.paths} - {""}
-    paths, inside = (
-        tuple(os.path.join(root, path) for path in sorted(some)) for some in (tree.paths, folders)
-    )
-    return files.Found(found.name, True, paths, inside)
-
-
-def _refuse_others(key: str, name: str, found: files.Found, tree: layout.Tree) -> None:
+def _refuse_others(key: str, found: files.Found) -> None:
     """InputError where the directory holds something else that the format would not read.
 
     Tables go with archives, and images with the tables that name them.
     """
     if key not in CONTAINERS or not found.is_directory:
         return
-    archives, deep = ("webdataset", "tfrecord"), _deep(found, tree)
+    tree, archives = layout.Tree.of(found), ("webdataset", "tfrecord")
     others = [
         other
         for other in CONTAINERS
         if other != key
         and (other in archives or key not in archives)
-        and FORMATS[other].recognises(deep)
+        and FORMATS[other].recognises(found)
     ]
-    if key in archives:
-        others += ["folder"] if tree.images else []
-    elif layout.has_texts_beside(tree):
+    if tree.images if key in archives else layout.has_texts_beside(tree):
         others.append("folder")
     if others:
         choices = " or ".join(f"--format={choice}" for choice in (key, *others))
         raise InputError(
-            f"{name}: may be read in several ways; it holds {tree.described()}; give {choices}"
+            f"{found.name}: may be read in several ways; it holds {tree.described()}; "
+            f"give {choices}"
         )
 
 
-def taken_for(
-    name: str, source_format: str, parts: Sequence[Part], splits: Sequence[str] = ()
-) -> str:
+def taken_for(name: str, source_format: str, parts: Sequence[Part]) -> str:
     """What an opened source was taken for, as a line: its format, and how much of it was found."""
     by_split: collections.Counter[str] = collections.Counter()
     if source_format in CONTAINERS:
-        found = layout.matching_files(name, CONTAINERS[source_format], splits)
+        found = dict.fromkeys(map(_file_of, parts))
         count = f"{len(found):,} file{'s' * (len(found) != 1)}"
         by_split.update(file.split for file in found)
     else:
@@ -281,6 +273,16 @@ def taken_for(
     named = ", ".join(f"{split} {number:,}" for split, number in sorted(by_split.items()) if split)
     description = FORMATS[source_format].description
     return f"{name}: read as {source_format} ({description}): {count}{named and f'; {named}'}"
+
+
+def _file_of(part: Part) -> files.File:
+    """The file that a part of an archive or a table is from."""
+    if isinstance(part, parquet.Rows | delimited.Rows):
+        return part.table.file
+    assert isinstance(
+        part, parquet.Unreadable | jsonl.JsonLines | webdataset.Archive | tfrecord.TfRecords
+    )
+    return part.file
 
 
 def _choices() -> str:

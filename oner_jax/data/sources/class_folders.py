@@ -71,7 +71,7 @@ def recognises(found: files.Found) -> bool:
     return (
         bool(found.folders)
         and not is_remote(found.name)
-        and layout.are_classes(layout.survey(found.name))
+        and layout.are_classes(layout.Tree.of(found))
     )
 
 

@@ -116,4 +116,4 @@ def _with_splits(
 
 def recognises(found: files.Found) -> bool:
     """Whether images in a directory have texts beside them."""
-    return found.is_directory and layout.has_texts_beside(layout.survey(found.name))
+    return found.is_directory and layout.has_texts_beside(layout.Tree.of(found))

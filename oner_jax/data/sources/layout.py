@@ -34,6 +34,12 @@ class Tree:
     root: str
     paths: tuple[str, ...]
 
+    @classmethod
+    def of(cls, found: files.Found) -> "Tree":
+        """The files that were found, as `survey` finds them."""
+        below = len(_root(found.name)) + 1
+        return cls(found.name, tuple(path[below:] for path in found.files))
+
     def ending_in(self, *suffixes: str) -> list[str]:
         """Those whose names end so (in any case)."""
         return [path for path in self.paths if path.lower().endswith(suffixes)]
@@ -61,6 +67,20 @@ class Tree:
         return ", ".join(shown) + (f" and {more:,} more kinds or folders" if more > 0 else "")
 
 
+def find(name: str) -> files.Found:
+    """Find what a name stands for, of a directory all files and folders at any depth."""
+    if not files.is_directory(name):
+        return files.find(name)
+    paths, root = survey(name).paths, _root(name)
+    folders = {posixpath.dirname(path) for path in paths} - {""}
+    inside, below = ([posixpath.join(root, path) for path in some] for some in (paths, folders))
+    return files.Found(name, True, tuple(inside), tuple(sorted(below)))
+
+
+def _root(directory: str) -> str:
+    return directory.rstrip("/") or directory
+
+
 def survey(directory: str) -> Tree:
     """Look below a directory. Links are followed, but not around in a circle."""
     found = _walk_remote(directory) if is_remote(directory) else _walk_local(directory)
@@ -83,7 +103,7 @@ def _walk_local(directory: str) -> Iterator[str]:
 
 
 def _walk_remote(directory: str) -> Iterator[str]:
-    root = directory.rstrip("/")
+    root = _root(directory)
     folders = [root]
     while folders:
         inside = files.find(folders.pop())
@@ -145,7 +165,7 @@ def matching_files(
     missing.
     """
     if files.is_directory(name):
-        root = name.rstrip("/") or name
+        root = _root(name)
         paths = survey(root).ending_in(*suffixes)
         if not paths:
             raise InputError(
