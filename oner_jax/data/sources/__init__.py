@@ -215,10 +215,16 @@ def recognised_format(name: str) -> str:
             return key
     if not found.is_directory and not any(files.exists(path) for path in found.files):
         raise InputError(f"{name}: no such file or directory; name the data to read")
-    seen = layout.Tree.of(found).described() if found.is_directory else ""
+    tree = layout.Tree.of(found) if found.is_directory else None
+    seen = tree.described() if tree else ""
+    unpaired = (
+        "; images without captions are taken with --format=folder --unpaired=keep"
+        if tree and tree.images
+        else ""
+    )
     raise InputError(
         f"{name}: its format is not recognised{seen and f'; it holds {seen}'}; "
-        f"say which it is, {_choices()}"
+        f"say which it is, {_choices()}{unpaired}"
     )
 
 

@@ -216,7 +216,7 @@ def some_without_a_split(root: Path) -> None:
 
 
 UNSURE: dict[Callable[[Path], None], tuple[str, str]] = {
-    no_captions: ("2 .png in test/images", "say which it is"),
+    no_captions: ("2 .png in test/images", "--format=folder --unpaired=keep"),
     images_at_two_depths: ("1 .png in dog/more", "say which it is"),
     tables_of_two_kinds: ("1 .csv, ", "give --format=jsonl or --format=csv"),
     archives_and_images: ("1 .png in more", "give --format=webdataset or --format=folder"),
