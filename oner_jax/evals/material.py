@@ -148,7 +148,7 @@ class Material:
 
     @property
     def size(self) -> tuple[int, int]:
-        """How many pictures and different captions (or phrases) the dataset has."""
+        """How many different pictures and captions (or phrases) the dataset has."""
         if self._load_examples is None:
             return len(np.unique(self.boxed.pictures)), len(set(self.boxed.phrases))
         return len(self.corpus.main_captions), len(self.corpus.gallery.texts)

@@ -33,7 +33,7 @@ from oner_jax.evals.templates import prompt_template, template_set
 from oner_jax.files import write_whole
 from oner_jax.parallel import distributed
 
-CELL_FORMAT = 6  # raise it when a task measures something else than before
+CELL_FORMAT = 7  # raise it when a task measures something else than before
 
 _asked = itertools.count()  # how often process 0 was asked what is missing
 

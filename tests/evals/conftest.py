@@ -62,6 +62,7 @@ class ColourPictures:
         self.captions = [[name, f"{name} picture"] for name in names]
         self.labels = ["", *names[1:]]
         self.metadata: list[dict[str, str]] = [{} for _ in names]
+        self.first_equal = np.arange(len(names))
 
     def image_batches(
         self, batch_size: int, rows: np.ndarray | None = None
