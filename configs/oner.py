@@ -4,8 +4,9 @@ Use as `--config=configs/oner.py:SIZE[,option...]`: `configs/oner.py:b16`,
 `configs/oner.py:demo,long` or `configs/oner.py:demo,shuffle_captions=True`. Sizes are arguments,
 not files. Options:
 
-    data=DIR               train and evaluate on DIR/train and DIR/val, by oner_jax.data.ingest;
-                           a folder or gs://...
+    data=DIR               train on DIR/train and evaluate on DIR/val, validation, dev or test (the
+                           first that is there, else a hundredth of DIR/train, held out), by
+                           oner_jax.data.ingest; a folder or gs://...
     architecture=NAME      one_tower (OneR), one_tower_two_heads, two_towers or two_legs
     terms=itc+xmc          only these terms of the objective
     long                   demo only: an hour instead of eight minutes on two CPU cores
@@ -16,6 +17,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from oner_jax.configuration import RecipeArgument, nearest, parse_recipe_argument
+from oner_jax.data.directory import training_and_evaluation
 from oner_jax.errors import InputError
 from oner_jax.files import Access, usable
 from oner_jax.objectives.terms import TERMS
@@ -199,10 +201,10 @@ def _terms(recipe: RecipeArgument) -> list[str]:
 
 
 def _use_own_data(data: ConfigDict, directory: epath.Path) -> None:
-    data.train = str(directory / "train")
-    data.evaluation = {"val": str(directory / "val")}
     tokenizer = directory / "tokenizer.model"
     try:
+        data.train, evaluation = training_and_evaluation(directory)
+        data.evaluation = {"val": evaluation}
         if tokenizer.exists():
             data.tokenizer = str(tokenizer)
     except Exception as error:  # object storage, by as many libraries as there are

@@ -38,7 +38,7 @@ def main():
 
     def products(number):
         """Chunks of the same size, in turn with what is measured so that both see one machine."""
-        chunk = MAXIMUM_SCORES // rows
+        chunk = min(number, MAXIMUM_SCORES // rows)
         held = jax.device_put(gallery)
         product = jax.jit(lambda queries, gallery: jnp.matmul(queries, gallery.T))
         for first in range(0, number - chunk + 1, chunk):
@@ -56,7 +56,7 @@ def main():
 
     measured = {"products": products, options.what: {"ranks": ranks, "best": best}[options.what]}
     for function in measured.values():
-        function(2 * (MAXIMUM_SCORES // rows))  # compiles
+        function(min(2 * (MAXIMUM_SCORES // rows), options.queries or rows))  # compiles
     for _ in range(3):
         rates = {}
         for name, function in measured.items():

@@ -3,7 +3,7 @@
     python docs/benchmarks/through_the_predictor.py WORKDIR...
 
 ITC holds predictions p(g(x)) of one modality against projections g(y) of the other; what is
-embedded is g on both sides. For every run: R@10 on its val dataset both ways.
+embedded is g on both sides. For every run: R@10 both ways on the first of its evaluation datasets.
 """
 
 import sys
@@ -26,9 +26,8 @@ from oner_jax.training.checkpoints import load_run
 def recalls(workdir):
     """Text and image R@10, embedded and through the predictor."""
     run = load_run(workdir)
-    examples = evaluation_set(
-        run.config.data.evaluation.val, image_size=run.config.model.image_size
-    )
+    dataset = next(iter(run.config.data.evaluation.values()))
+    examples = evaluation_set(dataset, image_size=run.config.model.image_size)
     corpus = Corpus.of(examples)
     embedder = Embedder(run.model, run.parameters)
     tokenizer = Tokenizer.load(run.config.data.tokenizer)
@@ -41,7 +40,9 @@ def recalls(workdir):
     projected = {view: bound.backbone.project(states[view], view) for view in states}
     keys = {view: np.asarray(unit(vectors)) for view, vectors in projected.items()}
     queries = {view: np.asarray(unit(bound.predict(x))) for view, x in projected.items()}
-    matches = corpus.gallery.matches
+    pictures = corpus.distinct_pictures
+    keys["I"], queries["I"] = keys["I"][pictures], queries["I"][pictures]
+    matches = corpus.gallery.matches.take(pictures)
     embedded = retrieval(keys["I"], keys["T"], matches)
     return {
         "text": embedded["text_R@10"].value,

@@ -1,6 +1,7 @@
 """A split as evaluation reads it: in its order on disk, the middle of every picture."""
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import SupportsIndex
 
@@ -31,6 +32,7 @@ class EvaluationSet:
     captions: list[list[str]]
     labels: list[str]
     metadata: list[dict[str, str]]
+    first_equal: Int64[np.ndarray, " n"]  # for every image, the first one whose file is equal
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,12 +91,16 @@ class EvaluationSet:
 def evaluation_set(name: str, *, image_size: int) -> EvaluationSet:
     """Opens a split for evaluation. Raises InputError as `records.open_split` does."""
     split = records.open_split(name)
-    examples = [
-        (record.id, list(record.captions), record.label, dict(record.metadata))
-        for record in split.records()
-    ]
-    ids, captions, labels, metadata = (list(column) for column in zip(*examples, strict=True))
-    return EvaluationSet(split, image_size, ids, captions, labels, metadata)
+    firsts: dict[bytes, int] = {}
+    found = EvaluationSet(split, image_size, [], [], [], [], np.empty(len(split), np.int64))
+    for number, record in enumerate(split.records()):
+        found.ids.append(record.id)
+        found.captions.append(list(record.captions))
+        found.labels.append(record.label)
+        found.metadata.append(dict(record.metadata))
+        digest = hashlib.blake2b(record.image, digest_size=16).digest()
+        found.first_equal[number] = firsts.setdefault(digest, number)
+    return found
 
 
 def _raise_for_bad_record(split: records.Split, indices: Iterable[SupportsIndex]) -> None:

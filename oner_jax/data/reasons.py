@@ -17,7 +17,7 @@ class Reason(enum.StrEnum):
     UNDECODABLE_IMAGE = "undecodable_image"
     TOO_MANY_PIXELS = "too_many_pixels"
     INVALID_TEXT = "invalid_text"  # no UTF-8
-    DUPLICATE_ID = "duplicate_id"
+    DUPLICATE_PAIR = "duplicate_pair"  # an image that came before, with no caption that did not
     BAD_SPLIT = "bad_split"  # cannot name a directory
     # What the user's filters exclude.
     DUPLICATE_IMAGE = "duplicate_image"

@@ -6,7 +6,8 @@ metadata field. A picture alone has no captions; a text alone has an empty image
 Shards hold one record per chunk (`group_size:1`), so any record can be read alone. The manifest
 names shards, counts, sizes and hashes, and says how the data were made.
 
-A split is named by its directory, local or gs://, or as "embedded:NAME" for those in the package.
+A split is named by its directory, local or gs://, or as "embedded:NAME" for those in the package;
+`held_out` names parts of one.
 """
 
 import dataclasses
@@ -24,13 +25,15 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from jaxtyping import UInt64
 
+from oner_jax.data import directory as layout
+from oner_jax.data import held_out
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.errors import InputError
 from oner_jax.files import Access, reaching, usable
 
 EMBEDDED_PREFIX = "embedded:"
 EMBEDDED_ROOT = Path(__file__).parent / "embedded"
-MANIFEST = "manifest.json"
+MANIFEST = layout.MANIFEST
 FORMAT_VERSION = 1
 
 _NO_SINGLE_TEXT = ("image", "height", "width", "captions")
@@ -149,12 +152,38 @@ class Split:
             yield from (record.captions[place] for place in sorted(places))
 
 
+class SplitPart(Split):
+    """The records of a split that a name such as `DIR/train[1%]` stands for."""
+
+    def __init__(self, whole: Split, part: held_out.HeldOut):
+        super().__init__(part.name, whole.directory, whole.manifest)
+        self._part = part
+        self._length = part.size(len(whole))
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def content_hash(self) -> str:
+        own = f"{super().content_hash} {self._part.percent} {self._part.without}"
+        return hashlib.sha256(own.encode()).hexdigest()
+
+    def read(self, indices: Iterable[SupportsIndex]) -> list[bytes]:
+        numbers = np.array([int(index) for index in indices], np.int64)
+        return super().read(self._part.indices(numbers))
+
+
 def open_split(name: str) -> Split:
-    """Opens a split by directory or "embedded:NAME".
+    """Open a split by directory or "embedded:NAME", or a part of one (`held_out`).
 
     Raises InputError, naming what is there instead, if the directory is missing, is no split, is
     empty, or has a shard whose size is not the one in the manifest.
     """
+    if (part := held_out.parse(name)) and not (epath.Path(name) / MANIFEST).exists():
+        opened = SplitPart(open_split(part.split), part)
+        if not len(opened):
+            raise InputError(f"dataset {name}: holds no examples; give another percentage")
+        return opened
     if name.startswith(EMBEDDED_PREFIX):
         directory = epath.Path(EMBEDDED_ROOT / name.removeprefix(EMBEDDED_PREFIX))
     else:
@@ -215,7 +244,12 @@ def _allow_open_files(name: str, shards: int) -> None:
 
 
 def training_split_beside(name: str) -> str | None:
-    """The split called `train` beside a split, where there is one and it is another."""
+    """The split called `train` beside a split, where there is one and it is another.
+
+    Next to a part that is held out of a split, the rest of it.
+    """
+    if part := held_out.parse(name):
+        return None if part.without else part.others.name
     if name.startswith(EMBEDDED_PREFIX):
         training = f"{EMBEDDED_PREFIX}train"
         return None if name == training else training
@@ -229,9 +263,10 @@ def training_split_beside(name: str) -> str | None:
 def _what_is_there_instead(name: str, directory: epath.Path) -> str:
     """Why a directory is no split, with the names that would have worked."""
     embedded = name.startswith(EMBEDDED_PREFIX)
-    root = directory.parent if embedded else directory
+    beside = embedded or not directory.exists()
+    root = directory.parent if beside else directory
     splits = [path.parent.name for path in root.glob(f"*/{MANIFEST}")] if root.exists() else []
-    prefix = EMBEDDED_PREFIX if embedded else f"{directory}/"
+    prefix = EMBEDDED_PREFIX if embedded else f"{root}/"
     if splits:
         return "no such split; there is " + ", ".join(f"{prefix}{s}" for s in sorted(splits))
     if directory.exists():

@@ -14,7 +14,8 @@ from oner_jax.evals.ranking import Matches
 class CaptionGallery:
     """Distinct captions, first seen first. Captions are equal when their normalised forms are.
 
-    `matches` leads from a picture to every caption it carries; `main` is the picture's main one.
+    `matches` leads from a picture to every caption that it or an equal picture carries; `main` is
+    the picture's own main one.
     """
 
     texts: list[str]
@@ -31,14 +32,21 @@ def distinct(texts: Sequence[str]) -> tuple[list[str], Int64[np.ndarray, "texts"
     return [texts[index] for index in first[order]], place[inverse]
 
 
-def caption_gallery(captions: Sequence[Sequence[str]]) -> CaptionGallery:
-    """The gallery of a dataset from the captions of each picture, the main one first."""
+def caption_gallery(
+    captions: Sequence[Sequence[str]],
+    picture_numbers: Int64[np.ndarray, "pictures"] | None = None,
+) -> CaptionGallery:
+    """Make the gallery of a dataset from the captions of each picture, the main one first.
+
+    Equal pictures have equal `picture_numbers`; None: all pictures are different.
+    """
+    numbers = np.arange(len(captions)) if picture_numbers is None else picture_numbers
     counts = np.array([len(own) for own in captions])
     texts, places = distinct([text for own in captions for text in own])
-    owners = np.repeat(np.arange(len(captions)), counts)
+    owners = np.repeat(numbers, counts)
     return CaptionGallery(
         texts=texts,
-        matches=Matches.from_pairs(owners, places, len(captions)),
+        matches=Matches.from_pairs(owners, places, len(captions)).take(numbers),
         main=places[np.cumsum(counts) - counts],
     )
 

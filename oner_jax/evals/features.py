@@ -119,6 +119,11 @@ class Examples(Pictures, Protocol):
         """Yield the things in the pictures at these rows, in RGBA, cut out of their ground."""
         ...
 
+    @property
+    def first_equal(self) -> Int64[np.ndarray, "pictures"]:
+        """For every picture, the first one whose file is equal."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class ChosenPictures:
@@ -173,7 +178,8 @@ class Corpus:
 
     `classes` numbers the distinct labels, in the order of what the dataset itself calls its classes
     (metadata `class`, such as ImageNet's numbers of WordNet) or else of the labels; a picture
-    without a label has class -1.
+    without a label has class -1. `distinct_pictures` are the first of equal pictures, and
+    `picture_numbers` says for each picture which of these it equals.
     """
 
     main_captions: list[str]
@@ -181,12 +187,15 @@ class Corpus:
     class_names: list[str]
     classes: Int64[np.ndarray, "pictures"]
     partner: Int64[np.ndarray, "pictures"]
+    distinct_pictures: Int64[np.ndarray, "distinct"]
+    picture_numbers: Int64[np.ndarray, "pictures"]
 
     @classmethod
     def of(cls, examples: Examples) -> "Corpus":
         """The corpus of a dataset; labels that are equal as captions are one class."""
         captions = captions_of(examples)
-        gallery = caption_gallery(captions)
+        distinct_pictures, picture_numbers = np.unique(examples.first_equal, return_inverse=True)
+        gallery = caption_gallery(captions, picture_numbers)
         labelled = np.array([bool(label.strip()) for label in examples.labels])
         found, numbers = distinct([label for label in examples.labels if label.strip()])
         own_names = [
@@ -205,6 +214,8 @@ class Corpus:
             class_names=class_names,
             classes=classes,
             partner=different_partner(gallery.main),
+            distinct_pictures=distinct_pictures,
+            picture_numbers=picture_numbers,
         )
 
 
@@ -227,6 +238,7 @@ class Space:
             joint_swapped=self.joint_swapped,
             partner=corpus.partner,
             caption=corpus.gallery.main,
+            picture=corpus.picture_numbers,
         )
 
 

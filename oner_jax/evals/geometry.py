@@ -26,7 +26,8 @@ class Views:
 
     `joint` is IT of picture i with its own main caption; `joint_swapped` is picture i with the
     caption of pair `partner[i]`; both are None for an architecture without a joint view. `caption`
-    numbers the main captions (equal captions share one).
+    numbers the main captions (equal captions share one), `picture` the pictures in the same way
+    (None: all are different).
     """
 
     image: Float[np.ndarray, "pairs width"]
@@ -35,6 +36,7 @@ class Views:
     joint_swapped: Float[np.ndarray, "pairs width"] | None
     partner: Int64[np.ndarray, "pairs"]
     caption: Int64[np.ndarray, "pairs"]
+    picture: Int64[np.ndarray, "pairs"] | None = None
 
     def sample(self, maximum_pairs: int) -> "Views":
         """At most that many pairs, chosen at random by a fixed seed.
@@ -162,24 +164,26 @@ def modality_classifier(views: Views) -> Measurement:
 def pooled_retrieval(views: Views) -> dict[str, Measurement]:
     """Retrieval of the other half of a pair when pictures AND texts stand in one gallery.
 
-    Queries are pictures (`pooled_text_R@1`) and distinct main captions (`pooled_image_R@1`); the
+    Queries are distinct pictures (`pooled_text_R@1`) and main captions (`pooled_image_R@1`); the
     query itself and pictures with an equal caption are taken out. With a modality gap a picture's
     nearest neighbours are pictures and this falls to zero however good ordinary retrieval is, which
     stands beside it on the same queries (`unpooled_*`).
     """
     captions, first, caption = np.unique(views.caption, return_index=True, return_inverse=True)
-    pictures, texts = len(views.image), len(captions)
-    gallery = np.concatenate([views.image, views.text[first]])
-    own = Matches.from_pairs(np.arange(pictures), caption, pictures)
+    numbers = np.arange(len(views.image)) if views.picture is None else views.picture
+    _, distinct, picture = np.unique(numbers, return_index=True, return_inverse=True)
+    image, pictures, texts = views.image[distinct], len(distinct), len(captions)
+    gallery = np.concatenate([image, views.text[first]])
+    own = Matches.from_pairs(picture, caption, pictures)
     carriers = own.transposed(texts)
     own_in_pool = Matches(own.offsets, own.members + pictures)
-    equal_pictures = _same_caption(caption, carriers)
+    equal_pictures = _same_caption(own, carriers)
     itself = Matches(np.arange(texts + 1), np.arange(texts) + pictures)
     searches = {
-        "pooled_text_R@1": (views.image, gallery, own_in_pool, equal_pictures),
-        "unpooled_text_R@1": (views.image, views.text[first], own, None),
+        "pooled_text_R@1": (image, gallery, own_in_pool, equal_pictures),
+        "unpooled_text_R@1": (image, views.text[first], own, None),
         "pooled_image_R@1": (views.text[first], gallery, carriers, itself),
-        "unpooled_image_R@1": (views.text[first], views.image, carriers, None),
+        "unpooled_image_R@1": (views.text[first], image, carriers, None),
     }
     results = {}
     for name, (queries, among, right, excluded) in searches.items():
@@ -190,9 +194,12 @@ def pooled_retrieval(views: Views) -> dict[str, Measurement]:
     return results
 
 
-def _same_caption(caption: np.ndarray, carriers: Matches) -> Matches:
+def _same_caption(own: Matches, carriers: Matches) -> Matches:
     """For each picture, all pictures of an equal caption, itself included."""
-    groups = [carriers.of(index) for index in caption]
+    groups = [
+        np.unique(np.concatenate([carriers.of(caption) for caption in own.of(picture)]))
+        for picture in range(len(own.counts))
+    ]
     offsets = np.concatenate([[0], np.cumsum([len(group) for group in groups])])
     return Matches(offsets.astype(np.int64), np.concatenate(groups))
 

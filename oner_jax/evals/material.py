@@ -182,7 +182,7 @@ class Material:
 
     @property
     def size(self) -> tuple[int, int]:
-        """How many pictures and different captions (or phrases) the dataset has."""
+        """How many different pictures and captions (or phrases) the dataset has."""
         if self._load_examples is None:
             boxed = self.grounds[PLAIN]
             return len(np.unique(boxed.pictures)), len(set(boxed.phrases))

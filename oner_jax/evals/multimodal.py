@@ -161,7 +161,11 @@ def multimodal(
 
 def multimodal_task(material: Material) -> dict[str, Any]:
     """Every kind of question in the model's two spaces; joint queries where the model has them."""
-    sets = question_sets(material.corpus.main_captions, material.examples.metadata)
+    pictures = material.corpus.distinct_pictures  # questions count these
+    sets = question_sets(
+        [material.corpus.main_captions[row] for row in pictures],
+        [material.examples.metadata[row] for row in pictures],
+    )
     if not sets:
         return absent("no concepts by several vendors and no captions that differ in one word")
     results: dict[str, dict[str, Measurement]] = {space: {} for space in SPACES}
@@ -169,7 +173,7 @@ def multimodal_task(material: Material) -> dict[str, Any]:
     for name, questions in sets.items():
         queries = _query_vectors(material, questions)
         for space in SPACES:
-            gallery = material.spaces[space].image
+            gallery = material.spaces[space].image[pictures]
             own = multimodal(queries[space], gallery, questions)
             results[space] |= {f"{name}_{metric}": value for metric, value in own.items()}
         examples[name] = _examples(material, questions, queries[PRIMARY])
@@ -179,13 +183,14 @@ def multimodal_task(material: Material) -> dict[str, Any]:
 def _query_vectors(material: Material, questions: Questions) -> dict[str, dict[str, np.ndarray]]:
     """By space: the joint view where there is one, each half alone, and their sum."""
     phrases = material.texts(questions.phrases)
-    shown, place = np.unique(questions.pictures, return_inverse=True)
+    rows = material.corpus.distinct_pictures[questions.pictures]
+    shown, place = np.unique(rows, return_inverse=True)
     joint = None
     if "IT" in material.model.views:
         joint = material.prompted(material.images(shown.tolist()), place, questions.phrases)
     vectors = {}
     for space in SPACES:
-        image, text = material.spaces[space].image[questions.pictures], phrases[space]
+        image, text = material.spaces[space].image[rows], phrases[space]
         vectors[space] = {} if joint is None else {"joint": joint[space]}
         vectors[space] |= {"image": image, "text": text, "sum": unit_vectors(image + text)}
     return vectors
@@ -198,13 +203,15 @@ def _examples(
     number = len(questions.phrases)
     random = np.random.default_rng(0)
     chosen = random.choice(number, min(EXAMPLE_QUERIES, number), replace=False)
-    gallery, captions = material.spaces[PRIMARY].image, material.corpus.main_captions
+    pictures = material.corpus.distinct_pictures
+    gallery = material.spaces[PRIMARY].image[pictures]
+    captions = [material.corpus.main_captions[row] for row in pictures]
 
     def answers(query: int, vector: np.ndarray) -> list[dict[str, Any]]:
         found, _ = nearest(vector, gallery, EXAMPLE_ANSWERS + 1)
         return [
             {
-                "index": int(index),
+                "index": int(pictures[index]),
                 "caption": captions[index],
                 "hit": bool(index in questions.right.of(query)),
             }
@@ -214,7 +221,7 @@ def _examples(
 
     return [
         {
-            "index": int(questions.pictures[query]),
+            "index": int(pictures[questions.pictures[query]]),
             "caption": captions[questions.pictures[query]],
             "phrase": questions.phrases[query],
             "right": sorted({captions[picture] for picture in questions.right.of(query)}),

@@ -42,6 +42,13 @@ class Matches:
         """The right answers of one query."""
         return self.members[self.offsets[query] : self.offsets[query + 1]]
 
+    def take(self, queries: Int[np.ndarray, "chosen"]) -> "Matches":
+        """Those of these queries, in this order."""
+        counts = self.counts[queries]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+        return Matches(offsets, self.members[np.repeat(self.offsets[queries], counts) + within])
+
     def transposed(self, gallery_size: int) -> "Matches":
         """The same pairs asked the other way round."""
         queries = np.repeat(np.arange(len(self.counts)), self.counts)

@@ -2,8 +2,9 @@
 
 Which rows count: "a picture of a cat" under two pictures is one caption, and finding either picture
 is right. So the text gallery holds each distinct caption once, and a hit is any caption equal to
-one of the picture's own, or any picture that carries the caption. On a dataset without repeats this
-is the usual protocol (COCO: any of the five captions; every caption is a query).
+one of the picture's own, or any picture that carries the caption. Pictures with equal files are one
+picture in the same way, with the captions of all of them. On a dataset without repeats this is the
+usual protocol (COCO: any of the five captions; every caption is a query).
 """
 
 import numpy as np
@@ -22,7 +23,8 @@ def retrieval(
 ) -> dict[str, Measurement]:
     """`text_R@k` (a picture asks for its caption) and `image_R@k` (a caption asks for its picture).
 
-    Rows are unit vectors; `matches` leads from each image to the texts it carries. Chance is the
+    Rows are unit vectors of distinct pictures (`Corpus.distinct_pictures`) and distinct captions;
+    `matches` leads from each image to the texts it carries. Chance is the
     exact expectation of a random ranking; ties count against the model (see `ranking.best_ranks`).
     Captions of the same picture are resampled together; one of several pictures goes with the
     first.

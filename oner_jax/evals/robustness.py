@@ -76,11 +76,10 @@ def robustness_task(material: Material) -> dict[str, Any]:
 
     KIND is `text` (R@1 of captions) and, with labels, `class` (zero-shot top 1).
     """
-    space, pictures = material.spaces[PRIMARY], len(material.corpus.main_captions)
-    chosen = np.arange(pictures)
-    if pictures > MAXIMUM_PICTURES:
+    space, chosen = material.spaces[PRIMARY], material.corpus.distinct_pictures
+    if len(chosen) > MAXIMUM_PICTURES:
         random = np.random.default_rng(0)
-        chosen = np.sort(random.choice(pictures, MAXIMUM_PICTURES, replace=False))
+        chosen = chosen[np.sort(random.choice(len(chosen), MAXIMUM_PICTURES, replace=False))]
     pixels = material.images(chosen)
     questions = _questions(material, chosen)
     hits = {kind: {CLEAN: own.hits(space.image[chosen])} for kind, own in questions.items()}
@@ -105,10 +104,8 @@ def robustness_task(material: Material) -> dict[str, Any]:
 
 def _questions(material: Material, chosen: Int64[np.ndarray, "chosen"]) -> dict[str, Question]:
     corpus, space = material.corpus, material.spaces[PRIMARY]
-    everyone, own = np.arange(len(chosen)), [corpus.gallery.matches.of(index) for index in chosen]
-    rows = np.repeat(everyone, [len(captions) for captions in own])
-    matches = Matches.from_pairs(rows, np.concatenate(own), len(chosen))
-    questions = {"text": Question(len(chosen), space.text, matches, everyone)}
+    matches = corpus.gallery.matches.take(chosen)
+    questions = {"text": Question(len(chosen), space.text, matches, np.arange(len(chosen)))}
     classes = corpus.classes[chosen]
     labelled = np.flatnonzero(classes >= 0)
     if len(corpus.class_names) >= 2 and len(labelled):

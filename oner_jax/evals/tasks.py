@@ -33,10 +33,11 @@ Content = dict[str, Any]
 
 def retrieval_task(material: Material) -> Content:
     """R@K both ways in every space."""
-    matches = material.corpus.gallery.matches
+    pictures = material.corpus.distinct_pictures
+    matches = material.corpus.gallery.matches.take(pictures)
     return measured(
         {
-            name: retrieval(space.image, space.text, matches)
+            name: retrieval(space.image[pictures], space.text, matches)
             for name, space in material.spaces.items()
         }
     )
@@ -84,8 +85,10 @@ def examples_task(material: Material) -> Content:
     about, right or wrong; `mistaken` those among the wrong ones.
     """
     space, corpus = material.spaces[PRIMARY], material.corpus
-    gallery = corpus.gallery
-    carriers = gallery.matches.transposed(len(gallery.texts))
+    gallery, pictures = corpus.gallery, corpus.distinct_pictures
+    image, matches = space.image[pictures], gallery.matches.take(pictures)
+    main_captions = [corpus.main_captions[row] for row in pictures]
+    carriers = matches.transposed(len(gallery.texts))
     mains = np.unique(gallery.main)
     random = np.random.default_rng(0)
 
@@ -94,22 +97,24 @@ def examples_task(material: Material) -> Content:
 
     def ask(caption: int) -> dict[str, Any]:
         own = carriers.of(caption)
-        found = _answers(space.text[caption], space.image, own, corpus.main_captions)
+        found = _answers(space.text[caption], image, own, main_captions)
+        for answer in found:
+            answer["index"] = int(pictures[answer["index"]])
         return {"caption": gallery.texts[caption], "answers": found}
 
     def describe(picture: int) -> dict[str, Any]:
-        own = gallery.matches.of(picture)
+        own = matches.of(picture)
         return {
-            "index": picture,
+            "index": int(pictures[picture]),
             "captions": [gallery.texts[caption] for caption in own],
-            "answers": _answers(space.image[picture], space.text, own, gallery.texts),
+            "answers": _answers(image[picture], space.text, own, gallery.texts),
         }
 
     captions = draw(mains, CAPTION_QUERIES)
-    pictures = draw(np.arange(len(space.image)), PICTURE_QUERIES)
+    described = draw(np.arange(len(image)), PICTURE_QUERIES)
     asked = np.array(draw(mains, MAXIMUM_ASKED))
-    certain = asked[most_certain(space.text[asked], space.image, CAPTION_QUERIES)]
-    firsts, _ = best_of(space.text[asked], space.image, 1)
+    certain = asked[most_certain(space.text[asked], image, CAPTION_QUERIES)]
+    firsts, _ = best_of(space.text[asked], image, 1)
     wrong = np.array(
         [
             first not in carriers.of(caption)
@@ -117,10 +122,10 @@ def examples_task(material: Material) -> Content:
         ]
     )
     mistaken = asked[wrong]
-    mistaken = mistaken[most_certain(space.text[mistaken], space.image, CAPTION_QUERIES)]
+    mistaken = mistaken[most_certain(space.text[mistaken], image, CAPTION_QUERIES)]
     return {
         "text_to_image": [ask(caption) for caption in captions],
-        "image_to_text": [describe(picture) for picture in pictures],
+        "image_to_text": [describe(picture) for picture in described],
         "certain": [ask(caption) for caption in certain.tolist()],
         "mistaken": [ask(caption) for caption in mistaken.tolist()],
     }

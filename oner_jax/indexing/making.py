@@ -64,12 +64,7 @@ def parts_of(
 
 def _format_of(name: str) -> str:
     """A folder of pictures needs no texts beside them here."""
-    if os.path.isdir(name) and not sources.files.find(name).has(
-        *(
-            f".{ending}"
-            for ending in ("tar", "tfrecord", "jsonl", "csv", "tsv", "parquet", "array_record")
-        )
-    ):
+    if os.path.isdir(name) and not sources.has_containers(name):
         return "folder"
     return sources.recognised_format(name)
 

@@ -14,8 +14,8 @@ ATTENTIONS = ("auto", "xla", "cudnn")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # They are written out one by one, unlike the layers of the tower.
 MAXIMUM_PROJECTION_LAYERS = 16
-# The least that a number may be; of all others that is 1.
-MINIMUM = {"predictor_hidden_width": 0, "stem_residual_layers": 0}
+# The least that a number may be, where it is not 1.
+MINIMUM = {"predictor_hidden_width": 0, "projection_hidden_width": 0, "stem_residual_layers": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,9 @@ class ModelSettings:
     """Shape of the network, with `config.model` of a recipe as its only source.
 
     `image_size` and `patch_size` are in pixels, `text_tokens` and `vocabulary_size` in sub-words.
-    `predictor_hidden_width` 0 leaves the predictor out. With `learned_logits` the contrast's scale
-    and bias are parameters (CLIP, SigLIP) and not fixed by the temperature.
+    `predictor_hidden_width` 0 leaves the predictor out. A projection of one layer has no hidden
+    width: `projection_hidden_width` may then be 0. With `learned_logits` the contrast's scale and
+    bias are parameters (CLIP, SigLIP) and not fixed by the temperature.
     `dtype` is the compute type; parameters, normalisation, softmax and losses stay float32.
     """
 
@@ -74,6 +75,11 @@ class ModelSettings:
                 self.projection_layers <= MAXIMUM_PROJECTION_LAYERS,
                 f"model.projection_layers={self.projection_layers} must be at most "
                 f"{MAXIMUM_PROJECTION_LAYERS}",
+            ),
+            (
+                self.projection_layers == 1 or self.projection_hidden_width > 0,
+                f"model.projection_hidden_width={self.projection_hidden_width} must be at least 1 "
+                f"with model.projection_layers={self.projection_layers}",
             ),
             (self.stem in STEMS, f"model.stem={self.stem!r} is not one of {', '.join(STEMS)}"),
             (

@@ -152,6 +152,7 @@ def describe(
             f"heads for training only {heads:,}",
             f"devices     {mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {kinds}",
             *_data_lines(config, data),
+            *(f"evaluation  {name}: {split}" for name, split in config.data.evaluation.items()),
             f"run         {config.total_steps:,} steps of {config.batch_size:,} pairs = "
             f"{examples / data['records']:.1f} epochs{begun}",
         ]

@@ -95,7 +95,7 @@ def test_order_and_default_ids_are_those_of_the_lines(tmp_path):
 def test_equal_captions_stay_on_one_side(tmp_path):
     rows = [
         {
-            "image": f"images/{n % 7}.png",
+            "image": f"images/{n}.png",
             "caption": f"Thing {n % 200}".upper() if n % 3 else f"thing {n % 200}",
         }
         for n in range(600)
@@ -173,6 +173,8 @@ def test_the_manifest_says_what_is_there_and_of_what_it_was_made(tmp_path):
         "entries": 12,
         "dropped": {"missing_image": 1},
         "dropped_captions": {},
+        "joined": 0,
+        "renamed": 0,
     }
     rows[0] = rows[0] | {"caption": "another"}
     write_jsonl(tmp_path, rows)
@@ -212,7 +214,7 @@ def damaged_source(folder: Path) -> tuple[Path, Counter[str]]:
         (Reason.MISSING_IMAGE, '{"image": "images/none.png", "caption": "x"}'),
         (Reason.BROKEN_ENTRY, "{image: x}"),
         (Reason.BROKEN_ENTRY, json.dumps(good | {"label": {"of": 1}})),
-        (Reason.DUPLICATE_ID, good | {"id": "00000001"}),
+        (Reason.DUPLICATE_PAIR, good | {"id": "00000001"}),
         (Reason.BAD_SPLIT, good | {"split": "../up"}),
         (Reason.MISSING_CAPTION, {"image": good["image"]}),
         (Reason.CAPTION_TOO_LONG, good | {"caption": "x" * 100_000}),
@@ -265,7 +267,7 @@ def damaged_shards(folder: Path) -> Counter[str]:
     damaged = {
         Reason.UNDECODABLE_IMAGE: pair("cut", image[: len(image) // 2], b"cut in the middle"),
         Reason.EMPTY_IMAGE: pair("zero", b"", b"no bytes"),
-        Reason.DUPLICATE_ID: pair("0001", jpeg(60), b"again"),
+        Reason.DUPLICATE_PAIR: pair("0001", jpeg(1), b"thing 1"),
         Reason.INVALID_TEXT: pair("latin", image, b"caf\xe9"),
         Reason.CAPTION_TOO_LONG: pair("long", image, b"x" * 100_000),
         Reason.TOO_MANY_PIXELS: pair("bomb", png_claiming(30_000, 30_000), b"large"),

@@ -29,6 +29,7 @@ ENTRIES = [
     Dropped("fake:30", Reason.BROKEN_ENTRY, "no JSON"),
     example(31, id="example-2"),
     example(32, captions=()),
+    example(31, id="example-2", captions=("a second caption",)),
 ]
 OPTIONS = IngestOptions(
     ConversionOptions(ImageOptions(maximum_side=40), unpaired="keep"),

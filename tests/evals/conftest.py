@@ -73,6 +73,7 @@ class ColourPictures:
         self.captions = [[name, f"{name} picture"] for name in names]
         self.labels = ["", *names[1:]]
         self.metadata: list[dict[str, str]] = [{} for _ in names]
+        self.first_equal = np.arange(len(names))
 
     def cut_outs(self, rows: Sequence[int], side: int) -> Iterator[np.ndarray]:
         for colour in self.colours[list(rows)].tolist():

@@ -117,3 +117,28 @@ def test_template_sets_have_one_slot_each():
 
 def test_matches_of_equal_rows_are_counted_once():
     assert Matches.from_pairs(np.array([0, 0]), np.array([3, 3]), 1).counts.tolist() == [1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_pictures_are_one_item_as_if_they_were_one_record(seed):
+    """A row for each caption gives the numbers of a record with all captions."""
+    random = np.random.default_rng(seed)
+    vectors = random.normal(size=(6, 5)).astype(np.float32)
+    together = [[f"caption {c} of {n}" for c in range(1 + n % 3)] for n in range(6)]
+    apart = [(n, [text]) for n, own in enumerate(together) for text in own]
+    apart = [apart[place] for place in random.permutation(len(apart))]
+    rows = np.array([n for n, _ in apart])
+    first_equal = np.array([np.flatnonzero(rows == n)[0] for n in rows])
+    pictures, numbers = np.unique(first_equal, return_inverse=True)
+    gallery = caption_gallery([own for _, own in apart], numbers)
+    texts = {text: random.normal(size=5).astype(np.float32) for own in together for text in own}
+
+    def measured(images, gallery, matches):
+        text = unit_vectors(np.stack([texts[name] for name in gallery.texts]))
+        found = retrieval(unit_vectors(images), text, matches)
+        return [number for own in found.values() for number in (own.value, own.chance, own.cases)]
+
+    one = caption_gallery(together)
+    expected = measured(vectors, one, one.matches)
+    found = measured(vectors[rows[pictures]], gallery, gallery.matches.take(pictures))
+    assert found == pytest.approx(expected)

@@ -1,5 +1,6 @@
 """Cells: what is in them, when they are made again, and that none is ever half there."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -240,3 +241,51 @@ def test_ratio_and_interval():
     assert again == measured
     stored = json.loads(json.dumps(Measurement(math.nan, 0.5).to_json()))
     assert math.isnan(Measurement.from_json(stored).value)
+
+
+def test_a_row_for_each_caption_measures_as_one_row_for_each_picture(colour_world, tmp_path):
+    """The second caption of every picture in a row of its own, with an equal picture."""
+    apart = dataclasses.replace(colour_world, workdir=tmp_path / "apart")
+    pictures = apart.pictures = copy.copy(colour_world.pictures)
+    number = pictures.number
+    pictures.captions = [[own[c]] for c in (0, 1) for own in pictures.captions]
+    pictures.colours = np.tile(pictures.colours, (2, 1))
+    pictures.labels, pictures.metadata = 2 * pictures.labels, 2 * pictures.metadata
+    pictures.number *= 2
+    pictures.first_equal = np.tile(np.arange(number), 2)
+    separate, _ = evaluate(apart)
+    perfect, _ = evaluate(dataclasses.replace(colour_world, workdir=tmp_path / "perfect"))
+    for space in ("projected", "momentum"):
+        found, expected = (
+            cells["val"]["retrieval"].measurements(space) for cells in (separate, perfect)
+        )
+        for name in ("text_R@1", "image_R@1"):
+            assert found[name].value == 1
+            assert found[name].chance == pytest.approx(expected[name].chance)
+            assert found[name].cases == expected[name].cases
+    pooled = separate["val"]["geometry"].measurements("projected")
+    assert pooled["pooled_text_R@1"].value == pooled["unpooled_text_R@1"].value == 1
+    examples = separate["val"]["examples"].content
+    for query in (*examples["text_to_image"], *examples["certain"]):
+        shown = [answer["index"] % number for answer in query["answers"]]
+        assert len(set(shown)) == len(shown)
+    assert examples["mistaken"] == []
+
+
+def test_equal_pictures_are_asked_and_sought_once(colour_world):
+    """Where a phrase asks for another picture, too."""
+    pictures = colour_world.pictures
+    pictures.metadata = [
+        {"concept": str(row // 2), "source": str(row % 2)} for row in range(pictures.number)
+    ]
+    before, _ = evaluate(colour_world)
+    pictures.colours = np.concatenate([pictures.colours, pictures.colours])
+    pictures.captions, pictures.labels = 2 * pictures.captions, 2 * pictures.labels
+    pictures.metadata = 2 * pictures.metadata
+    pictures.first_equal = np.tile(np.arange(pictures.number), 2)
+    pictures.number *= 2
+    cells, _ = evaluate(colour_world, label="twice")
+    for space in ("projected", "backbone"):
+        found = cells["val"]["multimodal"].measurements(space)
+        assert found == before["val"]["multimodal"].measurements(space)
+        assert found["same_object_text_R@1"].cases == 30

@@ -29,7 +29,7 @@ def define_flags() -> None:
     path_flags.define(
         "data_dir", "", "where TFDS keeps what it prepared; empty: its default", Access.GS
     )
-    flags.DEFINE_list("splits", [], "of a set that has several, only these; empty: all")
+    flags.DEFINE_list("splits", [], "of a source that has several, only these; empty: all")
     path_flags.define("output", None, "directory to make", Access.STORE)
     flags.DEFINE_float(
         "validation_fraction",
@@ -117,4 +117,5 @@ def chosen() -> tuple[list[sources.Part], SourceName, str, IngestOptions]:
             source_command_line.chosen_lines(),
         ),
     )
+    print(sources.taken_for(name, source_format, parts), flush=True)
     return parts, SourceName(os.path.basename(name.rstrip("/")), source_format), output, options

@@ -1,16 +1,17 @@
 """What no part can know alone: which records double others, which are held out, which shard each
-goes to. A function of the tables of all parts, in NumPy: about 100 bytes of memory a record.
+goes to. A function of the tables of all parts, in NumPy: about 150 bytes of memory a record.
+
+Records of one image become one example (`joining`). An example with the id of an earlier one gets
+an id of its own.
 
 Examples without a split of their own go to `train`, or to `val` if the hash of their main caption
 (an image alone: of its file) is among the lowest `validation_fraction` of all hashes, so that equal
 captions are on one side. Records that are no pairs go to a split of their own beside it.
 """
 
-import collections
 import dataclasses
 import functools
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from jaxtyping import Bool, Int64, UInt64
 
 from oner_jax.data import records
 from oner_jax.data.ingestion import part_files
+from oner_jax.data.ingestion.joining import Members, joined, members_of
 from oner_jax.data.ingestion.options import IngestOptions
 from oner_jax.data.ingestion.staging import Staging
-from oner_jax.data.progress import Progress
+from oner_jax.data.ingestion.tables import Rows, caption_digests, equal_rows, read_rows
 from oner_jax.data.sources import Reason
 from oner_jax.errors import InputError
 
@@ -31,32 +33,43 @@ IMAGES_ONLY = "_images_only"
 TEXTS_ONLY = "_texts_only"
 
 _HASHES = 2**32
-_READERS = 16  # threads: on remote storage, many small files take waiting more than work
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
-    """The tables of all parts as columns: `numbers` by name, texts as codes into their values."""
+class Place:
+    """Where records are: in which parts, and where in the files of these."""
 
     part: Int64[np.ndarray, " n"]
-    offset: UInt64[np.ndarray, " n"]  # in the part's file of records
-    numbers: dict[str, np.ndarray]
-    split: Int64[np.ndarray, " n"]
-    licence: Int64[np.ndarray, " n"]
-    split_names: list[str]
-    licence_names: list[str]
+    offset: UInt64[np.ndarray, " n"]
+    length: UInt64[np.ndarray, " n"]
 
-    def __len__(self) -> int:
-        return len(self.part)
+    @classmethod
+    def of(cls, rows: Rows, chosen: Int64[np.ndarray, " n"]) -> "Place":
+        """Of these rows."""
+        return cls(rows.part[chosen], rows.offset[chosen], rows.numbers["bytes"][chosen])
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Records of one part, by where they are in its file."""
+    """Records of one part that follow one another in a shard, and how examples are made of them.
+
+    Example n gets the captions of the records `others[bounds[n]:bounds[n + 1]]`, and where
+    `id_number[n]` is above 0, `id_mark` and this number behind its id.
+    """
 
     part: int
     offsets: UInt64[np.ndarray, " n"]
     lengths: UInt64[np.ndarray, " n"]
+    bounds: Int64[np.ndarray, " bounds"]
+    others: Place
+    id_number: Int64[np.ndarray, " n"]
+    id_mark: str
+
+    def others_of(self, n: int) -> list[tuple[int, int, int]]:
+        """Part, offset and length of the records whose captions example n gets."""
+        first, last = self.bounds[n : n + 2].tolist()
+        columns = (self.others.part, self.others.offset, self.others.length)
+        return list(zip(*(column[first:last].tolist() for column in columns), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +87,9 @@ class Shard:
 
     @property
     def parts(self) -> set[int]:
-        """The parts that they are from."""
-        return {piece.part for piece in self.pieces}
+        """The parts that they are made of."""
+        others = [np.unique(piece.others.part).tolist() for piece in self.pieces]
+        return {piece.part for piece in self.pieces}.union(*others)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,100 +115,80 @@ class Duplicates:
 
 @dataclasses.dataclass(frozen=True)
 class Decisions:
-    """All shards, what the manifests say of their records by split, and what is left out."""
+    """All shards, what the manifests say of their records by split, and what is left out.
+
+    `joined` is how many records gave their captions to another of the same image, `renamed` how
+    many examples got an id of their own.
+    """
 
     shards: list[Shard]
     splits: dict[str, dict[str, Any]]
     duplicates: Duplicates
+    joined: int
+    renamed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples:
+    """How the rows that are kept become examples."""
+
+    rows: Rows
+    members: Members
+    id_number: Int64[np.ndarray, " n"]
+    id_mark: str
 
 
 def decide(staging: Staging, number_of_parts: int, options: IngestOptions) -> Decisions:
     """The same for the same parts. InputError if no training examples would be left."""
     rows = read_rows(staging, number_of_parts)
-    like = {Reason.DUPLICATE_ID: first_equal(rows, "id", np.ones(len(rows), bool))}
-    kept = like[Reason.DUPLICATE_ID] < 0
+    images = joined(rows, functools.partial(caption_digests, staging, rows))
+    changed = {"captions": images.captions, "caption_hash": images.caption_hash}
+    rows = dataclasses.replace(rows, numbers=rows.numbers | changed)
+    first, added, kept = images.first, images.adds, images.first < 0
+    like = {Reason.DUPLICATE_PAIR: np.where(added, -1, first)}
     if options.drop_duplicate_images:
-        with_image = kept & (rows.numbers["image_bytes"] > 0)
-        like[Reason.DUPLICATE_IMAGE] = first_equal(rows, "image", with_image)
-        kept = kept & (like[Reason.DUPLICATE_IMAGE] < 0)
+        again = equal_rows(rows, "image", kept & (rows.numbers["image_bytes"] > 0)).first
+        kept = kept & (again < 0)
+        # What was to go into an example goes with it.
+        of_example = np.where(added, again[first], -1)
+        like[Reason.DUPLICATE_IMAGE] = np.maximum(again, of_example)
+        added = added & (of_example < 0)
     names, splits = assigned_splits(rows, kept, options.validation_fraction)
+    splits = np.where(first < 0, splits, splits[first])  # with the example it goes into
+    ids = equal_rows(rows, "id", kept)
+    mark = part_files.ID_MARK * (1 + int(rows.numbers["id_marks"].max(initial=0)))
+    id_number = np.where(ids.number > 0, ids.number + 1, 0)
+    examples = _Examples(rows, members_of(first, added), id_number, mark)
     shards: list[Shard] = []
     facts = {}
     for name in sorted(names):
         members = np.flatnonzero(kept & (splits == names.index(name)))
         if len(members):
             facts[name] = _facts(rows, members)
-            shards += _shards(rows, members, name, options.shard_bytes)
-    return Decisions(
-        shards, facts, _duplicates(rows, like, [names[code] for code in splits[~kept]])
-    )
+            shards += _shards(examples, members, name, options.shard_bytes)
+    duplicates = _duplicates(rows, like, names, splits)
+    return Decisions(shards, facts, duplicates, int(added.sum()), int((id_number > 0).sum()))
 
 
 def _duplicates(
-    rows: Rows, like: Mapping[Reason, Int64[np.ndarray, " n"]], splits: list[str]
+    rows: Rows,
+    like: Mapping[Reason, Int64[np.ndarray, " n"]],
+    names: list[str],
+    splits: Int64[np.ndarray, " n"],
 ) -> Duplicates:
     """From the first record that each is like, by reason; -1 where there is none."""
     first = np.max(list(like.values()), axis=0)  # no record has two reasons
     left_out = np.flatnonzero(first >= 0)
     first = first[left_out]
-
-    def row_in_part(row: Int64[np.ndarray, " d"]) -> Int64[np.ndarray, " d"]:
-        return row - np.searchsorted(rows.part, rows.part[row])
-
     return Duplicates(
         part=rows.part[left_out],
-        row=row_in_part(left_out),
+        row=rows.row_in_part(left_out),
         entry=rows.numbers["entry"][left_out].astype(np.int64),
         first_part=rows.part[first],
-        first_row=row_in_part(first),
+        first_row=rows.row_in_part(first),
         reasons=[next(r for r, rows_like in like.items() if rows_like[n] >= 0) for n in left_out],
-        splits=splits,
+        splits=[names[code] for code in splits[left_out]],
     )
-
-
-def read_rows(staging: Staging, number_of_parts: int) -> Rows:
-    """The tables of all parts, in order."""
-    columns = [*part_files.NUMBERS, "split", "licence"]
-    codes: dict[str, dict[str, int]] = {"split": {}, "licence": {}}
-    collected = collections.defaultdict(list)
-    progress = Progress("decide", number_of_parts)
-    read = functools.partial(part_files.read_rows, staging, columns=columns)
-    with ThreadPoolExecutor(_READERS) as readers:
-        for number, table in enumerate(readers.map(read, range(number_of_parts))):
-            for name in part_files.NUMBERS:
-                collected[name].append(table[name].to_numpy())
-            for name, known in codes.items():
-                values = [known.setdefault(v, len(known)) for v in table[name].to_pylist()]
-                collected[name].append(np.array(values, np.int64))
-            ends = np.cumsum(collected["bytes"][-1], dtype=np.uint64)
-            collected["offset"].append(ends - collected["bytes"][-1])
-            collected["part"].append(np.full(len(table), number, np.int64))
-            progress.advance()
-    joined = {name: np.concatenate(arrays) for name, arrays in collected.items()}
-    return Rows(
-        part=joined["part"],
-        offset=joined["offset"],
-        numbers={name: joined[name] for name in part_files.NUMBERS},
-        split=joined["split"],
-        licence=joined["licence"],
-        split_names=list(codes["split"]),
-        licence_names=list(codes["licence"]),
-    )
-
-
-def first_equal(
-    rows: Rows, digest: str, candidates: Bool[np.ndarray, " n"]
-) -> Int64[np.ndarray, " n"]:
-    """For each candidate that is like an earlier one, the first of them; -1 for all others."""
-    places = np.flatnonzero(candidates)
-    keys = [rows.numbers[f"{digest}_{half}"][places] for half in (0, 1)]
-    order = np.lexsort(keys)  # stable: equal ones stay in the order of the source
-    same = np.zeros(len(order), bool)  # as the one before
-    same[1:] = np.all([key[order][1:] == key[order][:-1] for key in keys], axis=0)
-    beginnings = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
-    first = np.full(len(rows), -1, np.int64)
-    first[places[order]] = np.where(same, places[order[beginnings]], -1)
-    return first
 
 
 def assigned_splits(
@@ -253,23 +247,33 @@ def _facts(rows: Rows, members: Int64[np.ndarray, " m"]) -> dict[str, Any]:
         "texts_only": int((image_bytes == 0).sum()),
         "captions": int(captions.sum()),
         "image_bytes": int(image_bytes.sum()),
-        "record_bytes": int(rows.numbers["bytes"][members].sum()),
         "licences": dict(sorted(by_licence.items())),
     }
 
 
 def _shards(
-    rows: Rows, members: Int64[np.ndarray, " m"], split: str, shard_bytes: int
+    examples: _Examples, members: Int64[np.ndarray, " m"], split: str, shard_bytes: int
 ) -> list[Shard]:
+    rows = examples.rows
     lengths = rows.numbers["bytes"]
     shards = []
     cuts = records.cut_into_shards(lengths[members], shard_bytes)
     for number, (first, after) in enumerate(cuts):
         chosen = members[first:after]
         borders = np.flatnonzero(np.diff(rows.part[chosen])) + 1
-        pieces = [
-            Piece(int(rows.part[these[0]]), rows.offset[these], lengths[these])
-            for these in np.split(chosen, borders)
-        ]
+        pieces = [_piece(examples, these) for these in np.split(chosen, borders)]
         shards.append(Shard(split, number, tuple(pieces)))
     return shards
+
+
+def _piece(examples: _Examples, chosen: Int64[np.ndarray, " n"]) -> Piece:
+    rows, members = examples.rows, examples.members.of(chosen)
+    return Piece(
+        part=int(rows.part[chosen[0]]),
+        offsets=rows.offset[chosen],
+        lengths=rows.numbers["bytes"][chosen],
+        bounds=members.bounds,
+        others=Place.of(rows, members.rows),
+        id_number=examples.id_number[chosen],
+        id_mark=examples.id_mark,
+    )

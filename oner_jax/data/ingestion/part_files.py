@@ -4,11 +4,14 @@ Serialised records stand one behind the other. The table has a row for each, wit
 to decide about records without reading them. What was dropped is JSON, a line for each.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,23 +25,30 @@ from oner_jax.data.sources import Dropped, Part, RawExample, Unread, entries_of
 from oner_jax.data.text import caption_hash
 from oner_jax.errors import InputError
 
+_OPEN_FILES = 32
 LICENCE_FIELDS = ("license", "licence")
 
 # Digests are two halves, since pairs of integers are quicker to sort than bytes.
-_DIGESTS = ("id_0", "id_1", "image_0", "image_1")
+DIGESTS = ("id", "image", "place", "entry")
+_HALVES = [f"{name}_{half}" for name in DIGESTS for half in (0, 1)]
 
 NUMBERS = {
     "entry": pa.uint32(),  # its place among all entries of the part
     "bytes": pa.uint64(),  # of the serialised record
     "image_bytes": pa.uint64(),  # 0: a text alone
     "captions": pa.uint32(),  # 0: an image alone
-    "caption_hash": pa.uint32(),  # of the main caption
-    **dict.fromkeys(_DIGESTS, pa.uint64()),  # of its id, and of its image file in the source
+    "caption_hash": pa.uint32(),  # of the main caption; see `_hold_out_hash`
+    "id_marks": pa.uint32(),  # how many of ID_MARK stand before a number at the end of its id
+    **dict.fromkeys(_HALVES, pa.uint64()),  # see `_digests`
 }
 TEXTS = {"split": pa.string(), "licence": pa.string(), "location": pa.string()}
 
-_SCHEMA = pa.schema({**NUMBERS, **TEXTS})
+_SCHEMA = pa.schema({**NUMBERS, **TEXTS, "caption_digests": pa.list_(pa.uint64())})
 _NOTES = b"notes"
+
+# Of an id that occurs again a number behind so many of these makes one of its own.
+ID_MARK = "~"
+_MARKED = re.compile(rf"(?<!{ID_MARK})({ID_MARK}+)[0-9]+\Z")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,20 +131,63 @@ def _write_rows(rows: list[dict[str, Any]], notes: Notes, staging: Staging, numb
 def _row(
     entry: int, example: RawExample, record: Record, serialised: bytes, image_digest: bytes | None
 ) -> dict[str, Any]:
-    digests = np.frombuffer(digest(record.id.encode()) + (image_digest or bytes(16)), np.uint64)
+    digests = np.frombuffer(_digests(example, record, image_digest), np.uint64)
     licences = (record.metadata[name] for name in LICENCE_FIELDS if name in record.metadata)
     return {
         "entry": entry,
         "bytes": len(serialised),
         "image_bytes": len(record.image),
         "captions": len(record.captions),
-        "caption_hash": int(caption_hash(record.captions[:1])[0]) if record.captions else 0,
-        **dict(zip(_DIGESTS, digests.tolist(), strict=True)),
+        "caption_hash": _hold_out_hash(record, image_digest),
+        "id_marks": _id_marks(record.id),
+        **dict(zip(_HALVES, digests.tolist(), strict=True)),
         "split": example.split,
         "licence": next(licences, ""),
         # A file's name need not be text; what stands for its odd bytes cannot be written.
         "location": example.location.encode(errors="backslashreplace").decode(),
+        "caption_digests": np.frombuffer(
+            b"".join(digest(caption.encode()) for caption in record.captions), np.uint64
+        )[::2],
     }
+
+
+def _digests(example: RawExample, record: Record, image_digest: bytes | None) -> bytes:
+    """Those of `DIGESTS` in a row: of its id, of its image file in the source (0: there is none),
+    and two that are equal for the same image: of where the image is, and of whose entry it is.
+
+    An image is the same at an equal path, or in entries of equal ids, and where a table has neither
+    paths nor ids; with equal bytes, and with the same split and label, of which an example has one.
+    0 stands for nothing that tells. A text alone is the same with an equal id and equal captions.
+    """
+    place = example.image_path and os.path.normpath(example.image_path)
+    place = place or example.image_name
+    nothing = bytes(DIGEST_BYTES)
+    kind = [example.split, example.label]
+    by_place = by_entry = nothing
+    if image_digest and (place or example.numbered):
+        by_place = digest(json.dumps([place, *kind]).encode() + image_digest)
+    if not example.numbered:
+        content = list(record.captions) if image_digest is None else []
+        by_entry = digest(json.dumps([record.id, *kind, content]).encode() + (image_digest or b""))
+    return digest(record.id.encode()) + (image_digest or nothing) + by_place + by_entry
+
+
+def _hold_out_hash(record: Record, image_digest: bytes | None) -> int:
+    """Of the main caption, so that equal ones are held out together; 0 where there is none.
+
+    Of the image where the caption is only the name of its class: or whole classes would be held
+    out.
+    """
+    if not record.captions:
+        return 0
+    if image_digest and record.captions[0] == record.label:
+        return int.from_bytes(image_digest[:4], "little")
+    return int(caption_hash(record.captions[:1])[0])
+
+
+def _id_marks(identifier: str) -> int:
+    match = _MARKED.search(identifier)
+    return len(match[1]) if match else 0
 
 
 def _losses(entry: int, example: RawExample, outcome: Outcome) -> Iterator[Loss]:
@@ -172,6 +225,15 @@ def _rows_file(staging: Staging, number: int) -> pa.BufferReader:
     return pa.BufferReader(staging.rows(number).read_bytes())
 
 
+def read_caption_digests(
+    staging: Staging, number: int, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Digests of the captions of these rows of a converted part, and how many each row has."""
+    column = read_rows(staging, number, ["caption_digests"])["caption_digests"].take(rows)
+    lists = column.combine_chunks()
+    return lists.flatten().to_numpy(zero_copy_only=False), lists.value_lengths().to_numpy()
+
+
 def read_losses(staging: Staging, number: int) -> list[Loss]:
     """What a converted part left out, in order."""
     with staging.dropped(number).open() as file:
@@ -182,7 +244,27 @@ def read_records(
     staging: Staging, number: int, offsets: np.ndarray, lengths: np.ndarray
 ) -> Iterator[bytes]:
     """Serialised records of a part, by where they stand in their file."""
-    with staging.records(number).open("rb") as file:
+    with RecordFiles(staging) as opened:
         for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
-            file.seek(offset)
-            yield file.read(length)
+            yield opened.read(number, offset, length)
+
+
+class RecordFiles(contextlib.AbstractContextManager["RecordFiles"]):
+    """Serialised records of any parts. The files that were read last stay open."""
+
+    def __init__(self, staging: Staging):
+        self._staging = staging
+        self._opened: dict[int, IO[bytes]] = {}
+
+    def read(self, part: int, offset: int, length: int) -> bytes:
+        """The record of a part that stands there in its file."""
+        file = self._opened.pop(part, None) or self._staging.records(part).open("rb")
+        self._opened[part] = file  # behind the others
+        if len(self._opened) > _OPEN_FILES:
+            self._opened.pop(next(iter(self._opened))).close()
+        file.seek(offset)
+        return file.read(length)
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._opened.values():
+            file.close()

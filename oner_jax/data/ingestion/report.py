@@ -25,6 +25,16 @@ def summary(output: epath.Path) -> Iterator[str]:
     for name, manifest in manifests.items():
         yield f"{output / name}: {manifest['examples']:,} examples"
     source: dict[str, Any] = next(iter(manifests.values()))["source"]
+    if source["joined"]:
+        yield (
+            f"joined {source['joined']:,} of {source['entries']:,} entries to an earlier one of "
+            "the same image, which has their captions too; its other fields are those kept"
+        )
+    if source["renamed"]:
+        yield (
+            f"renamed {source['renamed']:,} examples whose id an earlier example of another image "
+            "or text has (to ID~2, ID~3, ...)"
+        )
     examples = _first_of_each(output) if source["dropped"] or source["dropped_captions"] else {}
     for key, what, of in (
         ("dropped", "example", f"of {source['entries']:,} entries"),

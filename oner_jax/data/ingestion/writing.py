@@ -10,12 +10,14 @@ from typing import Any
 import oner_jax
 from oner_jax.data import records
 from oner_jax.data.ingestion import part_files
-from oner_jax.data.ingestion.decisions import Decisions, Duplicates, Shard
+from oner_jax.data.ingestion.decisions import Decisions, Duplicates, Piece, Shard
 from oner_jax.data.ingestion.options import IngestOptions, SourceName
 from oner_jax.data.ingestion.part_files import Loss
 from oner_jax.data.ingestion.staging import Staging
+from oner_jax.data.records import Record
 
 DROPPED_FILE = "dropped.jsonl"
+_RECORD_BYTES = "record_bytes"  # of a shard's examples, in its facts
 
 # How many examples and captions were left out, by reason: {"example": {...}, "caption": {...}}.
 Losses = dict[str, collections.Counter[str]]
@@ -27,14 +29,36 @@ def write_shard(shard: Shard, staging: Staging) -> None:
     if facts.exists():
         return
     path = staging.finished / shard.split / records.shard_file(shard.number)
+    record_bytes = 0
+
+    def serialised() -> Iterator[bytes]:
+        nonlocal record_bytes
+        for piece in shard.pieces:
+            for record in _examples(piece, staging):
+                record_bytes += len(record)
+                yield record
+
     with staging.whole_file(path) as local:
-        written = records.write_shard(local, _serialised(shard, staging))
-    staging.write_json(facts, written)
+        written = records.write_shard(local, serialised())
+    staging.write_json(facts, {**written, _RECORD_BYTES: record_bytes})
 
 
-def _serialised(shard: Shard, staging: Staging) -> Iterator[bytes]:
-    for piece in shard.pieces:
-        yield from part_files.read_records(staging, piece.part, piece.offsets, piece.lengths)
+def _examples(piece: Piece, staging: Staging) -> Iterator[bytes]:
+    """The serialised examples of a piece."""
+    found = part_files.read_records(staging, piece.part, piece.offsets, piece.lengths)
+    with part_files.RecordFiles(staging) as opened:
+        for n, serialised in enumerate(found):
+            others = piece.others_of(n)
+            number = piece.id_number[n]
+            if not others and not number:
+                yield serialised
+                continue
+            record = Record.parse(serialised)
+            captions = dict.fromkeys(record.captions)
+            for place in others:
+                captions |= dict.fromkeys(Record.parse(opened.read(*place)).captions)
+            identifier = f"{record.id}{piece.id_mark}{number}" if number else record.id
+            yield dataclasses.replace(record, id=identifier, captions=tuple(captions)).serialise()
 
 
 def finish(
@@ -47,7 +71,9 @@ def finish(
     """Writes what was dropped, and then the manifest of every split. All shards must be there."""
     total, by_split = _write_losses(decisions.duplicates, number_of_parts, staging)
     everywhere = {
-        "source": _source_facts(source, number_of_parts, staging) | _counts(total),
+        "source": _source_facts(source, number_of_parts, staging)
+        | _counts(total)
+        | {"joined": decisions.joined, "renamed": decisions.renamed},
         "image_options": dataclasses.asdict(options.conversion.images),
         "filters": dataclasses.asdict(options.conversion.filters),
         "oner_jax_version": oner_jax.__version__,
@@ -58,7 +84,9 @@ def finish(
             json.loads(staging.shard_facts(name, number).read_text())
             for number in range(number_of_shards)
         ]
-        description = facts | _counts(by_split[name]) | everywhere
+        record_bytes = sum(shard.pop(_RECORD_BYTES) for shard in shards)
+        description = {**facts, "record_bytes": record_bytes, **_counts(by_split[name])}
+        description |= everywhere
         staging.write_json(
             staging.finished / name / records.MANIFEST, records.manifest_of(shards, description)
         )

@@ -3,8 +3,9 @@
 A format is a row of `FORMATS`: how to recognise it and how to cut it into parts.
 """
 
+import collections
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from oner_jax.data.sources import (
     class_folders,
@@ -14,6 +15,7 @@ from oner_jax.data.sources import (
     folder,
     jsonl,
     karpathy,
+    layout,
     ours,
     parquet,
     tfds,
@@ -21,7 +23,7 @@ from oner_jax.data.sources import (
     visual_genome,
     webdataset,
 )
-from oner_jax.data.sources.fields import FieldNames
+from oner_jax.data.sources.fields import SPLITS, FieldNames
 from oner_jax.data.sources.raw import (
     ChangedPart,
     Dropped,
@@ -46,9 +48,11 @@ __all__ = [
     "Reason",
     "Unread",
     "entries_of",
+    "has_containers",
     "listed_endings",
     "open_source",
     "recognised_format",
+    "taken_for",
 ]
 
 
@@ -119,33 +123,37 @@ FORMATS: dict[str, Format] = {
         "tar archives of images, texts and JSON (img2dataset's, webdataset's)",
         lambda found: found.has(*webdataset.SUFFIXES),
         webdataset.parts,
-        ("lines",),
+        ("lines", "splits"),
     ),
     "tfrecord": Format(
         "TFRecord files with a feature per field (img2dataset's)",
         lambda found: found.has(*tfrecord.SUFFIXES),
         tfrecord.parts,
+        ("splits",),
     ),
     "jsonl": Format(
         "one JSON object a line, with the path of an image",
         lambda found: found.has(*jsonl.SUFFIXES),
         jsonl.parts,
+        ("splits",),
     ),
     "csv": Format(
         "CSV or TSV with names of columns, and paths of images",
         lambda found: found.has(*delimited.SUFFIXES),
         delimited.parts,
+        ("splits",),
     ),
     "parquet": Format(
         "Parquet with images or their paths (img2dataset's, Hugging Face's)",
         parquet.recognises,
         parquet.parts,
+        ("splits",),
     ),
     "folder": Format(
         "folder of images with a text file of the same name beside each",
         folder.recognises,
         folder.parts,
-        ("lines",),
+        ("lines", "splits"),
     ),
     "class_folders": Format(
         "folder for each class of pictures, as ImageNet comes",
@@ -204,8 +212,23 @@ def _check_use(source_format: str, given: Iterable[str]) -> None:
             )
 
 
+# Known by a name, or by files in the directory itself.
+NAMED = ("tfds", "records", "karpathy", "coco", "visual_genome")
+# Files of these hold examples or name the files that do; what else lies there goes with them.
+CONTAINERS = {
+    "webdataset": webdataset.SUFFIXES,
+    "tfrecord": tfrecord.SUFFIXES,
+    "jsonl": jsonl.SUFFIXES,
+    "csv": delimited.SUFFIXES,
+    "parquet": parquet.SUFFIXES,
+}
+
+
 def recognised_format(name: str) -> str:
-    """The key of `FORMATS` that reads what is there. InputError if none does."""
+    """The key of `FORMATS` that reads what is there.
+
+    InputError if none does, or if several might and would read different files.
+    """
     try:
         return _recognised(usable(name))
     except OSError as error:
@@ -214,12 +237,90 @@ def recognised_format(name: str) -> str:
 
 def _recognised(name: str) -> str:
     found = files.find(name)
+    for key in NAMED:
+        if FORMATS[key].recognises(found):
+            return key
+    found = layout.find(name)
     for key, source_format in FORMATS.items():
-        if source_format.recognises(found):
+        if key not in NAMED and source_format.recognises(found):
+            _refuse_others(key, found)
             return key
     if not found.is_directory and not any(files.exists(path) for path in found.files):
         raise InputError(f"{name}: no such file or directory; name the data to read")
-    raise InputError(f"{name}: its format is not recognised; say which it is, {_choices()}")
+    tree = layout.Tree.of(found) if found.is_directory else None
+    seen = tree.described() if tree else ""
+    unpaired = (
+        "; images without captions are taken with --format=folder --unpaired=keep"
+        if tree and tree.images
+        else ""
+    )
+    raise InputError(
+        f"{name}: its format is not recognised{seen and f'; it holds {seen}'}; "
+        f"say which it is, {_choices()}{unpaired}"
+    )
+
+
+def has_containers(name: str) -> bool:
+    """Whether a directory holds archives or tables, or is a split of records."""
+    suffixes = [suffix for own in CONTAINERS.values() for suffix in own]
+    return bool(layout.survey(name).ending_in(*suffixes, ".array_record"))
+
+
+def _refuse_others(key: str, found: files.Found) -> None:
+    """InputError where the directory holds something else that the format would not read.
+
+    Tables go with archives, and images with the tables that name them.
+    """
+    if key not in CONTAINERS or not found.is_directory:
+        return
+    tree, archives = layout.Tree.of(found), ("webdataset", "tfrecord")
+    others = [
+        other
+        for other in CONTAINERS
+        if other != key
+        and (other in archives or key not in archives)
+        and FORMATS[other].recognises(found)
+    ]
+    if tree.images if key in archives else layout.has_texts_beside(tree):
+        others.append("folder")
+    if others:
+        choices = " or ".join(f"--format={choice}" for choice in (key, *others))
+        raise InputError(
+            f"{found.name}: may be read in several ways; it holds {tree.described()}; "
+            f"give {choices}"
+        )
+
+
+def taken_for(name: str, source_format: str, parts: Sequence[Part]) -> str:
+    """What an opened source was taken for, as a line: its format, and how much of it was found."""
+    by_split: collections.Counter[str] = collections.Counter()
+    if source_format in CONTAINERS:
+        found = dict.fromkeys(map(_file_of, parts))
+        count = f"{len(found):,} file{'s' * (len(found) != 1)}"
+        by_split.update(file.split for file in found)
+    else:
+        known = [part.examples or 0 for part in parts]
+        count = f"{sum(known):,} entries"
+        for part, examples in zip(parts, known, strict=True):
+            if isinstance(part, folder.Samples):
+                by_split.update(part.splits)
+            elif isinstance(part, class_folders.ClassFolder):
+                by_split[SPLITS.get(part.split, part.split)] += examples
+        if source_format == "folder":
+            count = f"{by_split.total():,} files of {count}"
+    named = ", ".join(f"{split} {number:,}" for split, number in sorted(by_split.items()) if split)
+    description = FORMATS[source_format].description
+    return f"{name}: read as {source_format} ({description}): {count}{named and f'; {named}'}"
+
+
+def _file_of(part: Part) -> files.File:
+    """The file that a part of an archive or a table is from."""
+    if isinstance(part, parquet.Rows | delimited.Rows):
+        return part.table.file
+    assert isinstance(
+        part, parquet.Unreadable | jsonl.JsonLines | webdataset.Archive | tfrecord.TfRecords
+    )
+    return part.file
 
 
 def _choices() -> str:

@@ -11,13 +11,11 @@ import os
 from collections.abc import Iterator, Sequence
 
 from oner_jax.configuration import nearest
-from oner_jax.data.sources import fields, files
+from oner_jax.data.sources import fields, files, layout
 from oner_jax.data.sources.class_names import Names, names_of_classes
 from oner_jax.data.sources.raw import Dropped, Part, RawExample
 from oner_jax.errors import InputError
 from oner_jax.files import is_remote
-
-SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
 
 _NAMES = fields.FieldNames("image", ("captions",))
 
@@ -56,7 +54,7 @@ class ClassFolder:
                 "image": path,
                 "captions": self.captions,
                 "label": self.label,
-                "split": self.split,
+                "split": fields.SPLITS.get(self.split, self.split),
                 "class": self.class_name if self.class_name != self.label else None,
             }
             yield fields.example_of(
@@ -69,8 +67,12 @@ class ClassFolder:
 
 
 def recognises(found: files.Found) -> bool:
-    """Whether it is a directory of nothing but folders, or of splits of that kind."""
-    return bool(found.folders) and not found.files and not is_remote(found.name)
+    """Whether it is a directory with all images in folders that may be classes."""
+    return (
+        bool(found.folders)
+        and not is_remote(found.name)
+        and layout.are_classes(layout.Tree.of(found))
+    )
 
 
 def parts(
@@ -113,7 +115,7 @@ def parts(
 def _splits(root: str, wanted: Sequence[str]) -> list[str]:
     """The folders of splits to read; one with an empty name if there are none."""
     folders = _folders(root)
-    available = folders if folders and set(folders) <= set(SPLIT_FOLDERS) else []
+    available = folders if folders and set(folders) <= set(fields.SPLITS) else []
     if unknown := [split for split in wanted if split not in available]:
         listing = ", ".join(available) or "no folders of splits"
         raise InputError(

@@ -14,9 +14,9 @@ import dataclasses
 import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from oner_jax.data.sources import fields, files
+from oner_jax.data.sources import fields, files, layout
 from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason
 from oner_jax.errors import InputError
 
@@ -90,19 +90,24 @@ class Rows:
             location=location,
             default_id=f"{table.id_prefix}{line:08d}",
             directory=directory,
+            numbered=True,
         )
 
 
-def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[Part]:
+def parts(
+    name: str, examples_per_part: int, names: fields.FieldNames, *, splits: Sequence[str] = ()
+) -> list[Part]:
     """Ranges of `examples_per_part` rows of the files that the name means.
 
     InputError if there are none, or if their columns are not as `names` says.
     """
-    found = files.matching_files(name, SUFFIXES)
+    found = layout.matching_files(name, SUFFIXES, splits)
     return [
         part
         for file, prefix in zip(found, files.id_prefixes(found), strict=True)
-        for part in _file_parts(file, prefix, examples_per_part, names)
+        for part in _file_parts(
+            file, prefix, examples_per_part, layout.names_for(file, names, splits)
+        )
     ]
 
 

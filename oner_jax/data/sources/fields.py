@@ -21,6 +21,12 @@ from oner_jax.data.text import is_blank
 from oner_jax.errors import InputError
 from oner_jax.files import is_remote
 
+# By the words that files and folders are called: what the split is called here.
+SPLITS = {
+    **{"train": "train", "training": "train", "val": "val", "valid": "val"},
+    **{"validation": "validation", "dev": "dev", "test": "test", "testing": "test"},
+}
+
 # Said of a source that has no such field, where the name cannot be guessed.
 NO_FIELD = "none"
 
@@ -50,12 +56,16 @@ class FieldNames:
     """Which field is the image, which are captions (the main one first), which is the id.
 
     What is empty is guessed; `none` says that there is no such field. As `resolve` returns it,
-    nothing is left to guess, and an empty name stands for no field.
+    nothing is left to guess, and an empty name stands for no field. `split` is that of examples
+    without such a field; where it is empty, with `split_folders`, it is the folder of splits that
+    the image's path leads through, as in `test/0001.jpg`.
     """
 
     image: str = ""
     captions: tuple[str, ...] = ()
     id: str = ""
+    split: str = ""
+    split_folders: bool = False
 
 
 class _Unusable(Exception):
@@ -65,6 +75,11 @@ class _Unusable(Exception):
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+
+
+def split_of_folders(folders: Iterable[str]) -> str:
+    """Return the split that the first folder called like one stands for; empty if none is."""
+    return next((SPLITS[name.lower()] for name in folders if name.lower() in SPLITS), "")
 
 
 def resolve(names: FieldNames, columns: Iterable[str], source: str) -> FieldNames:
@@ -94,6 +109,8 @@ def resolve(names: FieldNames, columns: Iterable[str], source: str) -> FieldName
         image=_or_empty((images or _OURS["image"])[0]),
         captions=tuple(name for name in captions or _OURS["caption"] if name != NO_FIELD),
         id=_or_empty(identifier),
+        split=names.split,
+        split_folders=names.split_folders,
     )
 
 
@@ -123,8 +140,11 @@ def example_of(
     location: str,
     default_id: str,
     directory: str,
+    numbered: bool = False,
 ) -> RawExample | Dropped:
     """The example with these fields, or why there is none.
+
+    `numbered` says that `default_id` is only the entry's place, and so names nothing.
 
     A field that is None is absent. The image is the path of a file (from `directory`), or a file's
     bytes, or a mapping with `bytes` or `path`. Captions are texts or lists of texts, and each is
@@ -136,18 +156,22 @@ def example_of(
         if status != _SUCCESS:
             raise _Unusable(Reason.NOT_DOWNLOADED, _text(fields, _ERROR) or status)
         captions = _captions(fields, names.captions)
-        image = _image(fields.get(names.image) if names.image else None, directory)
+        value = fields.get(names.image) if names.image else None
+        image = _image(value, directory)
+        own_id = _text(fields, names.id)
         if image is None and not captions:
             raise _Unusable(Reason.MISSING_IMAGE, "has neither an image nor a caption")
         return RawExample(
             location=location,
-            id=_text(fields, names.id) or _utf8(default_id, "its name"),
+            id=own_id or _utf8(default_id, "its name"),
             read_image=functools.partial(read_file, image) if isinstance(image, str) else image,
             image_path=image if isinstance(image, str) else "",
             captions=captions,
             label=_text(fields, "label"),
-            split=_text(fields, "split"),
+            split=_text(fields, "split") or names.split or _split_folder(value, names),
             metadata=_metadata(fields, names),
+            image_name=_name_inside(value),
+            numbered=numbered and not own_id,
         )
     except _Unusable as unusable:
         return Dropped(location, unusable.reason, one_line(unusable.detail))
@@ -186,6 +210,19 @@ def _image(value: Any, directory: str) -> Callable[[], bytes] | str | None:
     if not is_remote(path):  # elsewhere asking costs as much as reading, which says it, too
         _check_local_file(path)
     return path
+
+
+def _split_folder(value: Any, names: FieldNames) -> str:
+    path = value if isinstance(value, str) else _name_inside(value)
+    if not names.split_folders or os.path.isabs(path) or is_remote(path):
+        return ""
+    return split_of_folders(path.split("/")[:-1])
+
+
+def _name_inside(value: Any) -> str:
+    """What Hugging Face's datasets call an image whose bytes they hold."""
+    path = value.get("path") if isinstance(value, Mapping) else None
+    return path if isinstance(path, str) else ""
 
 
 def _check_local_file(path: str) -> None:

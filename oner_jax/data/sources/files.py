@@ -26,10 +26,11 @@ _BUFFER_BYTES = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A file of a source. Its size is part of what identifies it."""
+    """A file of a source. Its size is part of what identifies it; `split` is what its name says."""
 
     path: str
     size_bytes: int
+    split: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,10 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from oner_jax.data.sources import fields, files
+from oner_jax.data.sources import fields, files, layout
 from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason
 
 SUFFIXES = (".jsonl", ".ndjson")
@@ -59,19 +59,24 @@ class JsonLines:
             location=location,
             default_id=f"{self.id_prefix}{number:08d}",
             directory=directory,
+            numbered=True,
         )
 
 
-def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[Part]:
+def parts(
+    name: str, examples_per_part: int, names: fields.FieldNames, *, splits: Sequence[str] = ()
+) -> list[Part]:
     """Ranges of `examples_per_part` lines of the files that the name means.
 
     InputError if there are none, or if their fields are not as `names` says.
     """
-    found = files.matching_files(name, SUFFIXES)
+    found = layout.matching_files(name, SUFFIXES, splits)
     return [
         part
         for file, prefix in zip(found, files.id_prefixes(found), strict=True)
-        for part in _file_parts(file, prefix, examples_per_part, names)
+        for part in _file_parts(
+            file, prefix, examples_per_part, layout.names_for(file, names, splits)
+        )
     ]
 
 

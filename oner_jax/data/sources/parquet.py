@@ -5,13 +5,13 @@ and images as a structure of `bytes` and `path`. Columns of other bytes are left
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from oner_jax.data.sources import fields, files
+from oner_jax.data.sources import fields, files, layout
 from oner_jax.data.sources.img2dataset import without_suffix
 from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason
 
@@ -107,6 +107,7 @@ class Rows:
             location=location,
             default_id=f"{self.table.id_prefix}{number + 1:08d}",
             directory=files.parent(self.table.file.path),
+            numbered=True,
         )
 
     def _location(self, number: int) -> str:
@@ -144,16 +145,20 @@ def recognises(found: files.Found) -> bool:
     )
 
 
-def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[Part]:
+def parts(
+    name: str, examples_per_part: int, names: fields.FieldNames, *, splits: Sequence[str] = ()
+) -> list[Part]:
     """Ranges of about `examples_per_part` rows of the files that the name means.
 
     InputError if there are none, or if their columns are not as `names` says.
     """
-    found = files.matching_files(name, SUFFIXES)
+    found = layout.matching_files(name, SUFFIXES, splits)
     return [
         part
         for file, prefix in zip(found, files.id_prefixes(found), strict=True)
-        for part in _file_parts(file, prefix, examples_per_part, names)
+        for part in _file_parts(
+            file, prefix, examples_per_part, layout.names_for(file, names, splits)
+        )
     ]
 
 

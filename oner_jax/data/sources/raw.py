@@ -38,7 +38,8 @@ class RawExample:
     bytes (or raises OSError), and is None for a text without a picture; a picture without a text
     has no captions, and `without_captions` says where there may be some. Else `captions` has the
     main one first. `split` is empty if the source does not say, `image_path` if the image is no
-    file of its own.
+    file of its own; `image_name` is what a source that holds the image's bytes calls it. `numbered`
+    says that `id` is only the entry's place in the source.
     """
 
     location: str
@@ -50,6 +51,8 @@ class RawExample:
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     image_path: str = ""
     without_captions: str = ""
+    image_name: str = ""
+    numbered: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,6 +82,7 @@ def sample_entries(
                 image="" if image == fields.NO_FIELD else image,
                 captions=tuple(name for name in captions if name != fields.NO_FIELD),
                 id="" if names.id == fields.NO_FIELD else names.id or known_id,
+                split=names.split,
             ),
             location=location,
             default_id=default_id,

@@ -103,6 +103,7 @@ class TfdsShard:
             location=location,
             default_id=f"{posixpath.basename(self.file.path)}__{number}",
             directory="",
+            numbered=True,
         )
 
     def _class(self, values: dict[str, list[Any]]) -> tuple[str, Names]:

@@ -8,14 +8,14 @@ import contextlib
 import dataclasses
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from tensorflow.python.lib.io import tf_record
 
 from oner_jax.data.host_tensorflow import tf
-from oner_jax.data.sources import fields, files, img2dataset
+from oner_jax.data.sources import fields, files, img2dataset, layout
 from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason
 
 SUFFIXES = (".tfrecord", ".tfrecords")
@@ -69,20 +69,25 @@ class TfRecords:
             location=location,
             default_id=f"{self.id_prefix}{number:08d}",
             directory="",
+            numbered=True,
         )
 
 
-def parts(name: str, examples_per_part: int, names: fields.FieldNames) -> list[Part]:
+def parts(
+    name: str, examples_per_part: int, names: fields.FieldNames, *, splits: Sequence[str] = ()
+) -> list[Part]:
     """The files that the name means, each whole: records can be found only one after another.
 
     InputError if there are none, or if their fields are not as `names` says.
     """
     del examples_per_part
-    found = files.matching_files(name, SUFFIXES)
+    found = layout.matching_files(name, SUFFIXES, splits)
     names = fields.resolve(names, _columns(found), name)
     logs = img2dataset.logs_beside(file.path for file in found)
     return [
-        TfRecords(file, logs.get(file.path), names, id_prefix)
+        TfRecords(
+            file, logs.get(file.path), dataclasses.replace(names, split=file.split), id_prefix
+        )
         for file, id_prefix in zip(found, files.id_prefixes(found), strict=True)
     ]
 

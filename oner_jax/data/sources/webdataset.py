@@ -15,9 +15,9 @@ import dataclasses
 import gzip
 import io
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from oner_jax.data.sources import fields, files, img2dataset, sample
+from oner_jax.data.sources import fields, files, img2dataset, layout, sample
 from oner_jax.data.sources.raw import Dropped, Part, RawExample, Reason, Unread
 from oner_jax.data.sources.tar_members import Damage, read_members
 
@@ -131,14 +131,21 @@ class Archive:
 
 
 def parts(
-    name: str, examples_per_part: int, names: fields.FieldNames, *, lines: str = ""
+    name: str,
+    examples_per_part: int,
+    names: fields.FieldNames,
+    *,
+    splits: Sequence[str] = (),
+    lines: str = "",
 ) -> list[Part]:
     """One part for each archive that the name means. InputError if there is none."""
     del examples_per_part  # an archive can be read from its start alone
-    found = files.matching_files(name, SUFFIXES)
+    found = layout.matching_files(name, SUFFIXES, splits)
     logs = img2dataset.logs_beside(file.path for file in found)
     return [
-        Archive(file, names, prefix, logs.get(file.path), lines)
+        Archive(
+            file, dataclasses.replace(names, split=file.split), prefix, logs.get(file.path), lines
+        )
         for file, prefix in zip(found, files.id_prefixes(found), strict=True)
     ]
 

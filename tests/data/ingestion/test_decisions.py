@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 from typing import Any
 from unittest import mock
 
@@ -18,17 +19,38 @@ from oner_jax.data.ingestion.part_files import NUMBERS
 from oner_jax.data.ingestion.staging import Staging
 from oner_jax.data.sources import Reason
 
+HASHES = (2**28, 2**31, 7, 2**32 - 1, 2**30, 3 * 2**30, 2**31 - 1, 2**29, 2**31 + 1, 2**31 + 5)
 ROW = st.fixed_dictionaries(
     {
         "part": st.integers(0, 4),
         "id": st.integers(0, 30),
         "image": st.integers(0, 8) | st.none(),
-        # Half of all captions are below a threshold of 0.5.
-        "caption_hash": st.integers(1, 2**32 - 1) | st.none(),
+        "path": st.integers(0, 3) | st.none(),
+        # A caption is its own hash, and half of all are below a threshold of 0.5.
+        "captions": st.lists(st.sampled_from(HASHES), max_size=2, unique=True),
         "split": st.sampled_from(["", "", "test", "train"]),
         "bytes": st.integers(1, 100),
     }
-).filter(lambda row: row["image"] is not None or row["caption_hash"] is not None)
+).filter(lambda row: row["image"] is not None or row["captions"])
+
+
+def place_of(row: dict[str, Any]) -> tuple | None:
+    """Rows with an equal one are of one image; None is equal to nothing."""
+    known = row["image"] is not None and row.get("path") is not None
+    return (row["path"], row["image"], row["split"]) if known else None
+
+
+def entry_of(row: dict[str, Any]) -> tuple:
+    """As `place_of`."""
+    text = row["captions"] if row["image"] is None else ()
+    return (row["id"], row["image"], row["split"], *text)
+
+
+def halves(value: object) -> tuple[int, int]:
+    """As a digest; those of None are 0."""
+    digest = hashlib.sha256(repr(value).encode()).digest()
+    # Of the smallest values, that they differ in one half alone is likely.
+    return (0, 0) if value is None else (digest[0] + 1, int.from_bytes(digest[1:8]))
 
 
 def table(rows: list[dict[str, Any]]) -> decisions.Rows:
@@ -45,14 +67,17 @@ def table(rows: list[dict[str, Any]]) -> decisions.Rows:
             "entry": entries[row["part"]],
             "bytes": row["bytes"],
             "image_bytes": 0 if row["image"] is None else 7,
-            "captions": 0 if row["caption_hash"] is None else 2,
-            "caption_hash": row["caption_hash"] or 0,
+            "captions": len(row["captions"]),
+            "caption_hash": row["captions"][0] if row["captions"] else 0,
+            "id_marks": 0,
             # Values that differ in one half of the digest alone.
             "id_0": row["id"] % 5,
-            "id_1": row["id"] // 5,
-            "image_0": (row["image"] or 0) // 3,
-            "image_1": (row["image"] or 0) % 3,
+            "id_1": row["id"] // 5 + 1,
+            "image_0": 0 if row["image"] is None else row["image"] // 3 + 1,
+            "image_1": 0 if row["image"] is None else row["image"] % 3,
         }
+        for name, key in (("place", place_of(row)), ("entry", entry_of(row))):
+            values |= dict(zip((f"{name}_0", f"{name}_1"), halves(key), strict=True))
         entries[row["part"]] += 1
         for name, value in values.items():
             numbers[name].append(value)
@@ -68,63 +93,98 @@ def table(rows: list[dict[str, Any]]) -> decisions.Rows:
 
 
 def decide(rows: list[dict[str, Any]], **options) -> decisions.Decisions:
-    with mock.patch.object(decisions, "read_rows", return_value=table(rows)):
+    def caption_digests(_: Staging, __: decisions.Rows, chosen: np.ndarray):
+        captions = [rows[n]["captions"] for n in chosen]
+        owners = np.repeat(chosen, [len(own) for own in captions])
+        return np.array([c for own in captions for c in own], np.uint64), owners
+
+    with (
+        mock.patch.object(decisions, "read_rows", return_value=table(rows)),
+        mock.patch.object(decisions, "caption_digests", caption_digests),
+    ):
         staging = mock.Mock(spec=Staging)
         return decisions.decide(staging, 5, IngestOptions(**options))
 
 
+def joined(rows: list[dict[str, Any]]) -> tuple[list[int], list[list[int]]]:
+    """For each row, the example that it is part of, and the captions that it adds to it."""
+    places: dict[tuple | None, int] = {}
+    by_place = [
+        n if place_of(row) is None else places.setdefault(place_of(row), n)
+        for n, row in enumerate(rows)
+    ]
+    entries: dict[tuple, int] = {}
+    by_entry = {n: entries.setdefault(entry_of(rows[n]), n) for n in sorted(set(by_place))}
+    examples = [by_entry[n] for n in by_place]
+    captions: dict[int, list[int]] = {n: [] for n in examples}
+    adds = []
+    for n, row in zip(examples, rows, strict=True):
+        adds.append([caption for caption in row["captions"] if caption not in captions[n]])
+        captions[n] += adds[-1]
+    return examples, adds
+
+
 def expected_losses(rows: list[dict[str, Any]], images: bool) -> dict[int, tuple[Reason, int]]:
     """For each row that goes, why, and which row is the first like it."""
-    ids: dict[int, int] = {}
+    examples, adds = joined(rows)
     pictures: dict[int, int] = {}
     lost = {}
     for number, row in enumerate(rows):
-        if row["id"] in ids:
-            lost[number] = (Reason.DUPLICATE_ID, ids[row["id"]])
-            continue
-        ids[row["id"]] = number
-        if images and row["image"] is not None:
-            if row["image"] in pictures:
-                lost[number] = (Reason.DUPLICATE_IMAGE, pictures[row["image"]])
-            else:
-                pictures[row["image"]] = number
+        example = examples[number]
+        if example != number and not adds[number]:
+            lost[number] = (Reason.DUPLICATE_PAIR, example)
+        elif images and row["image"] is not None:
+            first = pictures.setdefault(row["image"], example)
+            if first != example:
+                lost[number] = (Reason.DUPLICATE_IMAGE, first)
     return lost
 
 
-def expected_split(row: dict[str, Any]) -> str:
-    """With half of all hashes held out."""
-    captioned = row["caption_hash"] is not None
-    hash_value = row["caption_hash"] if captioned else (row["image"] // 3)
+def expected_split(row: dict[str, Any], captions: list[int]) -> str:
+    """With half of all hashes held out; `captions` are those of the example."""
+    hash_value = captions[0] if captions else row["image"] // 3 + 1
     name = row["split"] or ("val" if hash_value < 2**31 else "train")
     if row["image"] is None:
         return name + "_texts_only"
-    return name if captioned else name + "_images_only"
-
-
-def is_free_pair(row: dict[str, Any]) -> bool:
-    return not row["split"] and None not in (row["image"], row["caption_hash"])
+    return name if captions else name + "_images_only"
 
 
 @given(rows=st.lists(ROW, max_size=60), images=st.booleans(), shard_bytes=st.integers(1, 300))
 def test_decisions_follow_the_rules(rows, images, shard_bytes):
     rows.sort(key=lambda row: row["part"])
-    lost = expected_losses(rows, images)
-    kept = [n for n in range(len(rows)) if n not in lost]
     # One pair on either side, so that chance plays no part.
-    for hash_value in (1, 2**32 - 1):
+    for caption in (1, 2**32 - 2):
         rows.append(
-            {"part": 4, "id": 31 + hash_value, "image": 9 + hash_value, "split": "", "bytes": 9}
-            | {"caption_hash": hash_value}
+            {"part": 4, "id": 31 + caption, "image": 9 + caption, "split": "", "bytes": 9}
+            | {"captions": [caption]}
         )
-        kept.append(len(rows) - 1)
+    lost = expected_losses(rows, images)
+    examples, adds = joined(rows)
+    kept = [n for n, example in enumerate(examples) if n == example and n not in lost]
+    members = {n: [m for m in range(len(rows)) if examples[m] == n and m not in lost] for n in kept}
+    captions = {n: [caption for m in members[n] for caption in adds[m]] for n in kept}
+    of_example = {
+        n: [caption for m in range(n, len(rows)) if examples[m] == n for caption in adds[m]]
+        for n in set(examples)
+    }
+    splits = [expected_split(rows[n], of_example[n]) for n in examples]
     decided = decide(
         rows, drop_duplicate_images=images, validation_fraction=0.5, shard_bytes=shard_bytes
     )
-    assert _lost(decided, rows) == lost
-    assert _members(decided, rows) == _expected_members(rows, kept, shard_bytes)
-    assert sum(facts["captions"] for facts in decided.splits.values()) == 2 * sum(
-        rows[n]["caption_hash"] is not None for n in kept
+    assert _lost(decided, rows, splits) == lost
+    assert _members(decided, rows) == _expected_members(rows, splits, kept, shard_bytes)
+    assert _joined(decided, rows) == {n: own for n, own in members.items() if len(own) > 1}
+    assert decided.joined == len(rows) - len(kept) - len(lost)
+    assert sum(facts["captions"] for facts in decided.splits.values()) == sum(
+        map(len, captions.values())
     )
+    seen: collections.Counter[int] = collections.Counter()
+    numbers = {}
+    for n in kept:
+        seen[rows[n]["id"]] += 1
+        numbers[n] = seen[rows[n]["id"]] if seen[rows[n]["id"]] > 1 else 0
+    assert _id_numbers(decided, rows) == numbers
+    assert decided.renamed == sum(number > 0 for number in numbers.values())
 
 
 def _places(rows: list[dict[str, Any]]) -> dict[tuple[int, int], int]:
@@ -138,7 +198,7 @@ def _places(rows: list[dict[str, Any]]) -> dict[tuple[int, int], int]:
 
 
 def _lost(
-    decided: decisions.Decisions, rows: list[dict[str, Any]]
+    decided: decisions.Decisions, rows: list[dict[str, Any]], splits: list[str]
 ) -> dict[int, tuple[Reason, int]]:
     places, found = _places(rows), decided.duplicates
     lost = {}
@@ -149,20 +209,26 @@ def _lost(
             row = places[part, found.row[n]]
             first = places[found.first_part[n], found.first_row[n]]
             lost[row] = (found.reasons[n], first)
-            assert found.splits[n] == expected_split(rows[row])
+            assert found.splits[n] == splits[row]
     return lost
+
+
+def _by_offset(rows: list[dict[str, Any]]) -> dict[tuple[int, int], int]:
+    """Which row has its bytes there."""
+    offsets = table(rows).offset.tolist()
+    return {(row["part"], offsets[n]): n for n, row in enumerate(rows)}
 
 
 def _members(
     decided: decisions.Decisions, rows: list[dict[str, Any]]
 ) -> dict[tuple[str, int], list[int]]:
     """The rows of every shard, found by where their bytes are."""
-    offsets = table(rows).offset.tolist()
-    by_offset = {(row["part"], offsets[n]): n for n, row in enumerate(rows)}
+    by_offset = _by_offset(rows)
     members = {}
     for shard in decided.shards:
         found = []
         for piece in shard.pieces:
+            assert piece.part in shard.parts
             places = zip(piece.offsets.tolist(), piece.lengths.tolist(), strict=True)
             for offset, length in places:
                 found.append(by_offset[piece.part, offset])
@@ -171,13 +237,38 @@ def _members(
     return members
 
 
+def _joined(decided: decisions.Decisions, rows: list[dict[str, Any]]) -> dict[int, list[int]]:
+    """The rows that each example of several is made of."""
+    by_offset, found = _by_offset(rows), {}
+    for shard in decided.shards:
+        for piece in shard.pieces:
+            assert shard.parts >= set(piece.others.part.tolist())
+            for n, offset in enumerate(piece.offsets.tolist()):
+                others = piece.others_of(n)
+                if others:
+                    own = by_offset[piece.part, offset]
+                    found[own] = [own, *(by_offset[part, start] for part, start, _ in others)]
+    return found
+
+
+def _id_numbers(decided: decisions.Decisions, rows: list[dict[str, Any]]) -> dict[int, int]:
+    """Of every example, the number behind its id."""
+    by_offset = _by_offset(rows)
+    return {
+        by_offset[piece.part, offset]: number
+        for shard in decided.shards
+        for piece in shard.pieces
+        for offset, number in zip(piece.offsets.tolist(), piece.id_number.tolist(), strict=True)
+    }
+
+
 def _expected_members(
-    rows: list[dict[str, Any]], kept: list[int], shard_bytes: int
+    rows: list[dict[str, Any]], splits: list[str], kept: list[int], shard_bytes: int
 ) -> dict[tuple[str, int], list[int]]:
     members: dict[tuple[str, int], list[int]] = {}
     shard: collections.Counter[str] = collections.Counter()
     for n in kept:
-        name = expected_split(rows[n])
+        name = splits[n]
         now = members.setdefault((name, shard[name]), [])
         if sum(rows[other]["bytes"] for other in now) >= shard_bytes:
             shard[name] += 1
@@ -188,7 +279,7 @@ def _expected_members(
 
 def pairs(*hashes: int) -> list[dict[str, Any]]:
     return [
-        {"part": 0, "id": n, "image": n, "caption_hash": value, "split": "", "bytes": 1}
+        {"part": 0, "id": n, "image": n, "captions": [value], "split": "", "bytes": 1}
         for n, value in enumerate(hashes)
     ]
 
@@ -209,7 +300,9 @@ def test_holding_out_everything_is_refused():
 
 def test_a_left_out_record_does_not_decide_what_is_held_out():
     rows = pairs(2**31, 2**30)
-    rows += [row | {"caption_hash": 5} for row in rows[:1]]  # of the lowest hash, but a duplicate
+    rows += [
+        row | {"captions": [5]} for row in rows[:1]
+    ]  # the lowest hash, but of a second caption
     assert decide(rows, validation_fraction=1e-6).splits["val"]["pairs"] == 1
 
 

@@ -33,6 +33,11 @@ ENTRIES = [
     example(11, read_image=functools.partial(bytes, b"<html>")),
     example(12, read_image=functools.partial(bytes, encoded(picture(0), "JPEG")[:-40])),
     example(13, captions=("", "the thin thing 1 in the thicket")),
+    example(
+        1, captions=("the thin thing 1 in the thicket", "the thin thing 1 in the thin thicket")
+    ),
+    example(0, captions=("the thin thing 0 in the thicket",)),
+    example(1, captions=("the thick thing 1 in the thicket",)),
 ]
 # Several shards a split, a tokenizer, something dropped: every kind of file.
 OPTIONS = IngestOptions(vocabulary_size=278, shard_bytes=1500)

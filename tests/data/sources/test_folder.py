@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from oner_jax.data.sources import FieldNames, Reason, folder, open_source
-from oner_jax.data.sources.files import find
+from oner_jax.data.sources.layout import find
 from oner_jax.errors import InputError
 from tests.data.samples import encoded, picture
 from tests.data.sources.written import entries, examples_of, read, reasons
