@@ -3,9 +3,11 @@
     python -m oner_jax.data.ingest --source=pairs.jsonl --output=DIR
 
 Every image is decoded once, so that training meets none it cannot read. Examples go to the split
-that their `split` field names; those without one go to DIR/train, or to DIR/val for a fraction of
-captions chosen by hash, so that equal captions are always on the same side. Nothing in a source is
-fatal: what becomes no record is counted by reason in the manifests and listed in
+that their `split` field, or the name of their folder or file, says; those without one go to
+DIR/train, or to DIR/val for a fraction of captions chosen by hash, so that equal captions are
+always on the same side (in classes, images are chosen). Entries of one image become one example
+with all their captions, and ids are made unique; both are counted and printed. Nothing in a source
+is fatal: what becomes no record is counted by reason in the manifests and listed in
 DIR/dropped.jsonl.
 
 DIR appears when everything is in it. After a kill, the same command continues from what is

@@ -262,14 +262,14 @@ def training_split_beside(name: str) -> str | None:
 
 def _what_is_there_instead(name: str, directory: epath.Path) -> str:
     """Why a directory is no split, with the names that would have worked."""
-    embedded = name.startswith(EMBEDDED_PREFIX)
-    beside = embedded or not directory.exists()
-    root = directory.parent if beside else directory
+    embedded, exists = name.startswith(EMBEDDED_PREFIX), directory.exists()
+    root = directory.parent if embedded or not exists else directory
     splits = [path.parent.name for path in root.glob(f"*/{MANIFEST}")] if root.exists() else []
     prefix = EMBEDDED_PREFIX if embedded else f"{root}/"
     if splits:
-        return "no such split; there is " + ", ".join(f"{prefix}{s}" for s in sorted(splits))
-    if directory.exists():
+        problem = "no such split; there is" if embedded or exists else "no such directory; there is"
+        return f"{problem} " + ", ".join(f"{prefix}{s}" for s in sorted(splits))
+    if exists:
         return f"no {MANIFEST} in it; make one with python -m oner_jax.data.ingest"
     return (
         "no such directory; give a directory made by python -m oner_jax.data.ingest, "

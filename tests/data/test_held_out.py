@@ -80,7 +80,7 @@ def _is_used(config, found: tuple[str, str]) -> None:
 
 def test_a_directory_without_a_training_split_is_said(tmp_path):
     write_split(tmp_path / "validation", [record(0)])
-    with pytest.raises(InputError, match=f"no such split; there is {tmp_path}/validation"):
+    with pytest.raises(InputError, match=f"no such directory; there is {tmp_path}/validation"):
         records.open_split(directory.training_and_evaluation(epath.Path(tmp_path))[0])
 
 

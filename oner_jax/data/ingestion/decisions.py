@@ -5,8 +5,9 @@ Records of one image become one example (`joining`). An example with the id of a
 an id of its own.
 
 Examples without a split of their own go to `train`, or to `val` if the hash of their main caption
-(an image alone: of its file) is among the lowest `validation_fraction` of all hashes, so that equal
-captions are on one side. Records that are no pairs go to a split of their own beside it.
+(of an image without captions or in a class: of its file) is among the lowest `validation_fraction`
+of all hashes, so that equal captions are on one side. Records that are no pairs go to a split of
+their own beside it.
 """
 
 import dataclasses
