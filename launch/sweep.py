@@ -162,7 +162,9 @@ def _on_terminate(*_: object) -> NoReturn:
 def main(_: Sequence[str]) -> None:
     """Run, write the tables, name what failed."""
     if SWEEP.value is None:
-        raise InputError("--sweep is missing: name a sweep file, for example configs/ladder.py:epochs11")
+        raise InputError(
+            "--sweep is missing: name a sweep file, for example configs/ladder.py:epochs11"
+        )
     if WORKDIR.value is None:
         raise InputError("--workdir is missing: name a folder for the sweep")
     sweep, folder = load_sweep(SWEEP.value), Path(WORKDIR.value)
