@@ -233,6 +233,12 @@ def test_vectors_without_a_direction_have_no_cosine(given, model):
         inspect.unwrap(oner_jax.Model.similarity)(model, good, bad)
 
 
+def test_loading_a_run_warns_of_nothing(run, caplog):
+    with caplog.at_level("WARNING", logger="absl"):
+        oner_jax.load(run, weights="momentum", batch_size=8)
+    assert not caplog.records
+
+
 def test_a_pickled_model_is_loaded_from_where_it_was(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)

@@ -356,3 +356,8 @@ def test_onnx_agrees(source, tmp_path):
     pytest.importorskip("jax2onnx", reason="make test-extras has it")
     differences = export.export(source, ["onnx"], tmp_path / "out")
     assert max(differences["onnx"].values()) <= 1e-5
+    files = [tmp_path / "out" / "config.json", *(tmp_path / "out" / "onnx").iterdir()]
+    assert len({path.stat().st_mode for path in files}) == 1, "who may read one may read all"
+    card = (tmp_path / "out" / "README.md").read_text()
+    kinds = {path.name.partition(".")[2] for path in files[1:]}
+    assert all(f"image.{kind}`" in card or f'image.{kind}"' in card for kind in kinds)
