@@ -51,7 +51,7 @@ def images_in(images: Any) -> list[Any]:
 
 def texts_in(texts: Any) -> list[str]:
     """Return the texts of a list, of a column of a table, or of one."""
-    items = [texts] if isinstance(texts, str | bytes) else _items_of(texts, "texts")
+    items: list = [texts] if isinstance(texts, str | bytes) else _items_of(texts, "texts")
     for number, text in enumerate(items):
         check_text(text, f"text {number}")
     return items

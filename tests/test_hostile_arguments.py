@@ -5,8 +5,10 @@ pictures however it comes, so that its embedding has to be that of the picture.
 """
 
 import collections
+import copy
 import datetime
 import decimal
+import functools
 import io
 import itertools
 import random
@@ -214,8 +216,8 @@ def bad_images(folder: Path) -> Iterator[Thing]:
 
 def good_texts() -> Iterator[Thing]:
     for number, text in enumerate(WORDS):
-        yield Thing(f"text {number}", lambda t=text: t, number)
-        yield Thing(f"numpy text {number}", lambda t=text: np.str_(t), number)
+        yield Thing(f"text {number}", functools.partial(str, text), number)
+        yield Thing(f"numpy text {number}", functools.partial(np.str_, text), number)
 
 
 def bad_texts() -> Iterator[Thing]:
@@ -230,7 +232,7 @@ def bad_texts() -> Iterator[Thing]:
         "object": object(),
         "date": datetime.date(2020, 1, 1),
     }.items():
-        yield Thing(name, lambda v=value: v, None)
+        yield Thing(name, functools.partial(copy.copy, value), None)
 
 
 CONTAINERS: dict[str, Callable[[list], Any]] = {
@@ -299,7 +301,8 @@ def other_embed_cases() -> Iterator[Case]:
     yield Case("more images", {"images": [pixels(0)] * 2, "texts": ["a"]}, None)
     yield Case("more texts", {"images": pixels(0), "texts": ["a", "b"]}, None)
     yield Case("text as image", {"images": pixels(0), "texts": pixels(0)}, None)
-    for value in (None, 1, "yes", []):
+    values: list[Any] = [None, 1, "yes", []]
+    for value in values:
         yield Case(f"truncate={value}", {"texts": "a", "truncate": value}, None)
     yield Case("too long", {"texts": ["a", "word " * 99], "truncate": False}, None, "text 1")
 
@@ -354,6 +357,7 @@ def load_cases(run: Path, folder: Path) -> Iterator[Case]:
     paths += ["https://example.org/run", "nonsense://bucket/run"]
     for path in paths:
         yield Case(f"path {path!r:.40}", {"path": path}, None)
+    step: Any
     for step in (7, -1, 10.0, "10.5", "", "latest", None, True, b"last", "²", [10], np.float64(10)):
         yield Case(f"step {step!r}", {"path": run, "step": step}, None)
     for weights in ("ema", "", "Online", None, 1, b"online", ["online"]):
