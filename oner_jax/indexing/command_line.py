@@ -58,8 +58,9 @@ def described(made: making.Made) -> str:
     """What was made, as the programs print it: the rows, and what of them is new."""
     manifest = made.manifest
     text = f"{manifest['rows']:,} rows of {manifest['features']} features"
-    if made.known:
+    if made.known or made.removed:
         text += f"; {made.embedded:,} new or changed, {made.known:,} as they were"
+        text += f", {made.removed:,} removed that had changed or gone"
     if dropped := sum(manifest["dropped"].values()):
         text += f"; left out {dropped:,} (see dropped.jsonl)"
     if cut := manifest["cut_captions"]:

@@ -21,6 +21,7 @@ from oner_jax.indexing.rows import Row
 
 KEY_BYTES = 16
 NO_STAMP = bytes(KEY_BYTES)
+_SOURCES_IN_MEMORY = 8
 
 Keys = UInt8[np.ndarray, "rows 16"]
 
@@ -33,23 +34,22 @@ class Origin(NamedTuple):
 
 
 class Known:
-    """Vectors by key and by stamp. Only the keys are in memory."""
+    """Vectors by key and by stamp. Keys are in memory, and the vectors of a few sources."""
 
     def __init__(self) -> None:
         self._sources: list[Callable[[], np.ndarray]] = []
         self._places: dict[bytes, tuple[int, int]] = {}
         self._keys: dict[bytes, bytes] = {}  # by stamp
-
-    def __len__(self) -> int:
-        return len(self._places)
+        # Rows come in nearly the order in which they were written.
+        self._loaded = functools.lru_cache(_SOURCES_IN_MEMORY)(lambda source: source())
 
     def add(
         self, keys: Keys, stamps: Keys, load: Callable[[], Float32[np.ndarray, "rows features"]]
     ) -> None:
         """Add the rows that `load` gives, which is called when one of them is asked for."""
-        self._sources.append(functools.cache(load))
+        self._sources.append(load)
         source = len(self._sources) - 1
-        for row, (key, stamp) in enumerate(zip(_split(keys), _split(stamps), strict=True)):
+        for row, (key, stamp) in enumerate(zip(split(keys), split(stamps), strict=True)):
             self._places[key] = (source, row)
             if stamp != NO_STAMP:
                 self._keys[stamp] = key
@@ -63,7 +63,7 @@ class Known:
         if key not in self._places:
             return None
         source, row = self._places[key]
-        return np.array(self._sources[source]()[row])
+        return np.array(self._loaded(self._sources[source])[row])
 
 
 def key_of(row: Row, content: bytes | None) -> bytes:
@@ -102,7 +102,8 @@ def stored_keys(folder: Path, names: tuple[str, str]) -> tuple[Keys, Keys] | Non
     return (keys, stamps) if fits and keys.dtype == stamps.dtype == np.uint8 else None
 
 
-def _split(keys: Keys) -> list[bytes]:
+def split(keys: Keys) -> list[bytes]:
+    """Return the keys one by one."""
     content = np.ascontiguousarray(keys).tobytes()
     return [content[first : first + KEY_BYTES] for first in range(0, len(content), KEY_BYTES)]
 

@@ -32,11 +32,13 @@ Change = Callable[[RawExample], RawExample]
 
 
 class Made(NamedTuple):
-    """A result's manifest; how many of its rows were embedded now, and how many were known."""
+    """A result's manifest; how many of its rows were embedded now and how many were known, and how
+    many of an earlier result were removed, being changed or gone."""
 
     manifest: dict[str, Any]
     embedded: int
     known: int
+    removed: int
 
 
 class _Prepared(NamedTuple):
@@ -121,8 +123,8 @@ def make_embeddings(
     work = Work(out, description)
     with work.begun():
         embedded = _Embedding(model, view, work, change).run(parts)
-        manifest = work.assemble()
-    return Made(manifest, embedded, manifest["rows"] - embedded)
+        manifest, removed = work.assemble()
+    return Made(manifest, embedded, manifest["rows"] - embedded, removed)
 
 
 class _Embedding:

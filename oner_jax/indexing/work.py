@@ -28,7 +28,7 @@ from oner_jax.data.reasons import Reason
 from oner_jax.data.sources import Dropped
 from oner_jax.errors import InputError
 from oner_jax.files import held_folder, replace_folder, write_whole
-from oner_jax.indexing.known import Known, Origin, as_array, stored_keys
+from oner_jax.indexing.known import Known, Origin, as_array, split, stored_keys
 from oner_jax.indexing.rows import Row
 
 MANIFEST = "manifest.json"
@@ -159,11 +159,13 @@ class Work:
                     int(kept["cut"]),
                 )
 
-    def assemble(self) -> dict[str, Any]:
-        """Join all parts into the result; its manifest. Raises InputError if nothing is in it.
+    def assemble(self) -> tuple[dict[str, Any], int]:
+        """Join all parts into the result; its manifest, and how many earlier rows are in it no
+        more. Raises InputError if nothing is in it.
 
         An earlier result that has the same in it is left as it is.
         """
+        earlier = stored_keys(self.out, KEYS)
         whole = self._folder / "whole"
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir()
@@ -199,17 +201,13 @@ class Work:
             "cut_captions": cut,
             "fingerprint": content.hexdigest(),
         }
-        if not self._is_there(manifest, stamps):
+        is_there = earlier is not None and np.array_equal(earlier[1], stamps)
+        if not (is_there and self._manifest() == manifest):
             self._write(whole, manifest, (keys, stamps))
             replace_folder(whole, self.out, self._folder / "replaced")
         shutil.rmtree(self._folder)
-        return manifest
-
-    def _is_there(self, manifest: dict[str, Any], stamps: np.ndarray) -> bool:
-        found = stored_keys(self.out, KEYS)
-        return (
-            self._manifest() == manifest and found is not None and np.array_equal(found[1], stamps)
-        )
+        removed = set() if earlier is None else set(split(earlier[0])) - set(split(keys))
+        return manifest, len(removed)
 
     def _write(
         self, whole: Path, manifest: dict[str, Any], keys: tuple[np.ndarray, np.ndarray]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -350,6 +351,22 @@ def test_the_shipped_loader_ranks_texts(exported, tmp_path):
         command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300
     )
     assert [line.split()[1] for line in result.stdout.splitlines()] == ["one", "two"]
+
+
+def test_two_exports_into_one_folder_are_refused_by_name(tmp_path):
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "file").touch()
+        with (
+            pytest.raises(InputError, match=rf"process is writing it \(process {os.getpid()} on "),
+            whole_folder(tmp_path / "out"),
+        ):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    with pytest.raises(InputError, match="exists: remove it"), whole_folder(tmp_path / "out"):
+        pass
+    with pytest.raises(KeyError), whole_folder(tmp_path / "other"):
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing is left of a failure"
 
 
 def test_onnx_agrees(source, tmp_path):

@@ -164,7 +164,7 @@ def test_the_same_command_again_does_nothing(run, photos, whole, monkeypatch, ca
     before = contents(whole)
     assert run_program(embed, *arguments(run, photos, whole)) == 0
     assert contents(whole) == before
-    said = f"{NUMBER} rows of 32 features; 0 new or changed, {NUMBER} as they were; left out 2"
+    said = f"{NUMBER} rows of 32 features; 0 new or changed, {NUMBER} as they were, 0 removed"
     assert said in capsys.readouterr().out
 
 

@@ -86,33 +86,36 @@ def as_tar(folder: Path, pairs: Pairs) -> Path:
 LAYOUTS = {"folder": as_folder, "jsonl": as_jsonl, "tar": as_tar}
 
 
-def changed_picture(pairs: Pairs) -> int:
+# Each gives how many rows have to be embedded, and how many removed.
+
+
+def changed_picture(pairs: Pairs) -> tuple[int, int]:
     pairs["3"] = (picture(99, *SIDES), pairs["3"][1])
-    return 1
+    return 1, 1
 
 
-def changed_caption(pairs: Pairs) -> int:
+def changed_caption(pairs: Pairs) -> tuple[int, int]:
     pairs["3"] = (pairs["3"][0], "thong 3")
-    return 1
+    return 1, 1
 
 
-def one_more(pairs: Pairs) -> int:
+def one_more(pairs: Pairs) -> tuple[int, int]:
     pairs["03"] = (picture(98, *SIDES), "one more")
-    return 1
+    return 1, 0
 
 
-def one_gone(pairs: Pairs) -> int:
+def one_gone(pairs: Pairs) -> tuple[int, int]:
     del pairs["3"]
-    return 0
+    return 0, 1
 
 
-def swapped(pairs: Pairs) -> int:
+def swapped(pairs: Pairs) -> tuple[int, int]:
     pairs["2"], pairs["5"] = (pairs["5"][0], pairs["2"][1]), (pairs["2"][0], pairs["5"][1])
-    return 2
+    return 2, 2
 
 
-def nothing(pairs: Pairs) -> int:
-    return 0
+def nothing(pairs: Pairs) -> tuple[int, int]:
+    return 0, 0
 
 
 def made(model, source: Path, out: Path, view: str, file_format: str) -> Made:
@@ -145,7 +148,7 @@ def test_the_result_is_that_of_a_new_one(
     source = LAYOUTS[layout](tmp_path / "photos", pairs)
     first = made(model, source, tmp_path / "out", view, file_format)
     assert (first.embedded, first.known) == (NUMBER, 0)
-    embedded = change(pairs)
+    embedded, removed = change(pairs)
     LAYOUTS[layout](tmp_path / "photos", pairs)
     again = made(model, source, tmp_path / "out", view, file_format)
     new = made(model, source, tmp_path / "new", view, file_format)
@@ -153,7 +156,7 @@ def test_the_result_is_that_of_a_new_one(
     assert rows == expected_rows
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
     assert again.manifest == new.manifest
-    assert (again.embedded, again.known) == (embedded, len(pairs) - embedded)
+    assert again[1:] == (embedded, len(pairs) - embedded, removed)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "out", "photos"]
 
 
@@ -165,7 +168,7 @@ def test_files_that_are_only_touched_are_not_decoded(model, tmp_path, monkeypatc
     monkeypatch.setattr(oner_jax.Model, "pixels", None)
     for _ in range(2):
         again = made(model, source, tmp_path / "out", "image", "npy")
-        assert again == Made(first.manifest, 0, NUMBER)
+        assert again == Made(first.manifest, 0, NUMBER, 0)
     monkeypatch.setattr(Path, "read_bytes", None)
     monkeypatch.setattr("oner_jax.data.sources.files.read_file", read_texts_only)
     assert made(model, source, tmp_path / "out", "image", "npy").known == NUMBER
