@@ -24,5 +24,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The API beside what is imported already."""
+    """List the API, and what has been imported already."""
     return sorted({*globals(), *__all__})

@@ -141,12 +141,12 @@ class Model:
         *,
         truncate: bool = True,
     ) -> Float32[np.ndarray, "n features"]:
-        """Embeddings at unit length of n pictures, of n texts, or of n pictures with a text each.
+        """Embed n images, n texts, or n images with a text each, at unit length.
 
-        One picture or text gives one row. Texts longer than the model reads are cut off at their
-        end, with a warning that counts them; with truncate=False they raise InputError. So does
-        what cannot be read or is no picture or text (naming it), different numbers of pictures and
-        texts, and both together where the architecture has no joint view.
+        One image or text gives one row. Texts longer than the model reads are cut off at their
+        end, with a warning that counts them. Raises InputError for an item that cannot be used
+        (naming it), for different numbers of images and texts, for both together where the
+        architecture has no joint view, and, with truncate=False, for texts that are too long.
         """
         _check_not_forked()
         arguments.check_choice("truncate", truncate, (True, False))
@@ -190,7 +190,7 @@ class Model:
         return found
 
     def similarity(self, a: ArrayLike, b: ArrayLike) -> Float32[np.ndarray, "n m"]:
-        """Cosines, from -1 to 1, of every row of `a` [n, features] with every row of `b`.
+        """Return cosines, from -1 to 1, of every row of `a` [n, features] with every row of `b`.
 
         Rows may have any length. Raises InputError for other shapes, and for rows without a
         direction (zero, or not finite).
@@ -222,10 +222,10 @@ class Model:
         return Localization(np.clip(np.asarray(large), 0.0, 1.0), (left, top, right, bottom))
 
     def pixels(self, image: Picture) -> UInt8[np.ndarray, "size size 3"]:
-        """What the encoder sees of a picture.
+        """Return what the encoder sees of an image.
 
-        Raises UnfitImage (a ValueError) or OSError for one that cannot be read, InputError for what
-        is no picture.
+        Raises UnfitImage (a ValueError) or OSError for an image that cannot be read, InputError
+        for anything that is not an image.
         """
         return self._pixels(arguments.ready_image(image))
 
@@ -240,7 +240,7 @@ class Model:
         return file_pixels(arguments.file_content(image), size)
 
     def _read_ids(self, texts: Sequence[str], truncate: bool) -> Int32[np.ndarray, "n tokens"]:
-        """Token ids; a warning, or InputError unless `truncate`, where texts are cut off."""
+        """Return token ids. Warn of texts that are cut off, or raise InputError for them."""
         limit = self.settings.text_tokens
         ids, lengths = self.tokenizer.encode_with_lengths(texts, limit)
         too_long = np.flatnonzero(lengths > limit)
@@ -327,7 +327,7 @@ def load(
 def _load_again(
     path: epath.Path, step: str | int, weights: str, batch_size: int, identity: str
 ) -> Model:
-    """Load a pickled model. InputError where its folder has another one by now."""
+    """Load a pickled model. Raise InputError where its folder has another one by now."""
     model = load(path, step=step, weights=weights, batch_size=batch_size)
     if model.identity != identity:
         raise InputError(f"{path} holds another model than the pickled one: load it from there")
@@ -348,10 +348,10 @@ def _check_not_forked() -> None:
 
 
 def _checked_threshold(image: Any, phrase: Any, threshold: Any) -> float:
-    """The threshold. InputError for anything but one picture, one phrase and a number in 0 to 1."""
+    """Return the threshold. Raise InputError for several images or phrases, or beyond 0 to 1."""
     _check_not_forked()
     if isinstance(image, list | tuple):
-        raise InputError(f"localize: takes one picture, not a {type(image).__name__} of them")
+        raise InputError(f"localize: takes one image, not a {type(image).__name__} of them")
     arguments.check_text(phrase, "localize: phrase")
     if not phrase.strip():
         raise InputError("localize: the phrase is empty: name what to look for")
@@ -360,7 +360,7 @@ def _checked_threshold(image: Any, phrase: Any, threshold: Any) -> float:
 
 
 def _image_of(picture: Any) -> Image.Image:
-    """Decoded. Raises UnfitImage or OSError for a file, InputError for what is no picture."""
+    """Decode an image. Raise UnfitImage or OSError for a file, InputError for anything else."""
     ready = arguments.ready_image(picture)
     if isinstance(ready, Image.Image):
         return ready

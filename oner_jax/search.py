@@ -63,7 +63,7 @@ def main(_: Sequence[str]) -> None:
     gone = [hit.row.image for hit in hits if _has_gone(hit.row.image)]
     if gone:
         print(
-            f"{len(gone)} of these {len(hits)} pictures have gone, {gone[0]} among them: give "
+            f"{len(gone)} of these {len(hits)} images have gone, {gone[0]} among them: give "
             "--source again to bring the index up to date",
             file=sys.stderr,
         )
@@ -74,7 +74,7 @@ def _has_gone(path: str) -> bool:
 
 
 def _query(model: Model, image: str | None, text: str | None) -> Float32[np.ndarray, "1 features"]:
-    """The query's embedding; a line says where its text is longer than the model reads."""
+    """Embed the query; print a line where its text is longer than the model reads."""
     with warnings.catch_warnings(action="ignore", category=TruncatedTexts):
         query = model.embed(images=image, texts=text)
     limit = model.settings.text_tokens

@@ -56,7 +56,7 @@ class PhrasesInPictures:
 
 
 def content_hash(path: Path) -> str:
-    """Hash the lines and the pictures that they name: it changes when one of these does."""
+    """Hash the lines and the images that they name, so that a change in either shows."""
     content = _read(path)
     digest = hashlib.sha256(content)
     images: dict[str, None] = {}

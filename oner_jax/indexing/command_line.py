@@ -55,7 +55,7 @@ def embed_source(model: api.Model, name: str, out: Path, file_format: str) -> ma
 
 
 def described(made: making.Made) -> str:
-    """What was made, as the programs print it: the rows, and what of them is new."""
+    """Say, as the programs print it, how many rows were made and how many of them are new."""
     manifest = made.manifest
     text = f"{manifest['rows']:,} rows of {manifest['features']} features"
     if made.known or made.removed:

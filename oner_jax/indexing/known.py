@@ -55,11 +55,11 @@ class Known:
                 self._keys[stamp] = key
 
     def key_of(self, stamp: bytes) -> bytes | None:
-        """The key of the row with this stamp; None where no row has it."""
+        """Return the key of the row with this stamp; None where no row has it."""
         return self._keys.get(stamp)
 
     def vector(self, key: bytes) -> Float32[np.ndarray, "features"] | None:
-        """The vector of this key; None where it is not known."""
+        """Return the vector of this key; None where it is not known."""
         if key not in self._places:
             return None
         source, row = self._places[key]
@@ -67,13 +67,13 @@ class Known:
 
 
 def key_of(row: Row, content: bytes | None) -> bytes:
-    """The key of a row and the content of its image, if it is made from one."""
+    """Return the key of a row and of the content of its image, if it has one."""
     digest = "" if content is None else hashlib.blake2b(content, digest_size=KEY_BYTES).hexdigest()
     return _hash([*row, digest])
 
 
 def stamp_of(row: Row) -> bytes:
-    """The stamp of a row whose image is a local file; zeros for any other.
+    """Return the stamp of a row whose image is a local file; zeros for any other.
 
     The time of the last change to the file's entry is part of it, since a file that is replaced by
     another one may keep the time of its content.
@@ -88,12 +88,12 @@ def stamp_of(row: Row) -> bytes:
 
 
 def as_array(keys: list[bytes]) -> Keys:
-    """Keys, one a row."""
+    """Join keys to an array, one a row."""
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
 
 
 def stored_keys(folder: Path, names: tuple[str, str]) -> tuple[Keys, Keys] | None:
-    """Keys and stamps that a folder keeps; None where it does not, or not both whole."""
+    """Read the keys and stamps that a folder keeps; None unless both are there and whole."""
     try:
         keys, stamps = (np.load(folder / name) for name in names)
     except (OSError, ValueError, EOFError):

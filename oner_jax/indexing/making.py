@@ -60,7 +60,7 @@ class _Batch:
 
 
 def absolute_name(name: str) -> str:
-    """The name of a source that means the same in every folder: rows hold the paths in it."""
+    """Return a name that means the same in every folder, since rows hold the paths in it."""
     elsewhere = is_remote(name) or name.startswith(("embedded:", "tfds:"))
     return name if elsewhere else os.path.abspath(name)
 
@@ -135,7 +135,7 @@ class _Embedding:
         self._known = work.known()
 
     def run(self, parts: Sequence[Part]) -> int:
-        """Finish every part; how many rows had to be embedded."""
+        """Finish every part; return how many rows had to be embedded."""
         progress = Progress("embedded", sum(part.examples or 0 for part in parts))
         empty = np.zeros((0, self._model.features), np.float32)
         vectors, result, embedded = [empty], Finished(empty, [], [], [], 0), 0
@@ -157,7 +157,7 @@ class _Embedding:
 
     @staticmethod
     def _kept(batch: _Batch) -> tuple[list[Item], list[_Prepared]]:
-        """The items that can be embedded; the others are added to what the batch dropped."""
+        """Return the items that can be embedded; add the others to what the batch dropped."""
         items, prepared = list[Item](), list[_Prepared]()
         for item, future in zip(batch.items, batch.prepared, strict=True):
             found = future.result()
@@ -171,7 +171,7 @@ class _Embedding:
     def _vectors(
         self, items: Sequence[Item], prepared: Sequence[_Prepared]
     ) -> tuple[Float32[np.ndarray, "rows features"], int, int]:
-        """The vectors of some items, how many were computed, and how many captions were cut."""
+        """Return the vectors of some items, and count those computed and the captions cut."""
         vectors = np.zeros((len(items), self._model.features), np.float32)
         ids, cut = None, 0
         if "T" in VIEWS[self._view]:
@@ -191,7 +191,7 @@ class _Embedding:
         return vectors, int(missing.sum()), cut
 
     def _prepared(self, parts: Sequence[Part]) -> Iterator[_Batch]:
-        """Batches in order, with their pictures being decoded; across parts, so that none waits."""
+        """Yield batches in order while the next images are decoded, across parts."""
         waiting: collections.deque[_Batch] = collections.deque()
         with ThreadPoolExecutor(available_cores()) as threads:
             for batch in self._batches(parts):
@@ -227,7 +227,7 @@ class _Embedding:
             yield item
 
     def _prepare(self, item: Item) -> _Prepared | Dropped:
-        """What is known of an item, or its pixels."""
+        """Return the known vector of an item, or its pixels."""
         read = None if item.example is None else item.example.read_image
         if read is None:
             origin = Origin(key_of(item.row, None), NO_STAMP)

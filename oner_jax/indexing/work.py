@@ -92,7 +92,7 @@ class Work:
         )
 
     def _manifest(self) -> dict[str, Any]:
-        """Of an earlier result; empty without one."""
+        """Return the manifest of an earlier result; empty without one."""
         try:
             found = json.loads((self.out / MANIFEST).read_text())
         except (OSError, ValueError):
@@ -100,7 +100,7 @@ class Work:
         return found if isinstance(found, dict) else {}
 
     def known(self) -> Known:
-        """What a killed process and an earlier result have computed."""
+        """Return what a killed process and an earlier result have computed."""
         known = Known()
         if (keys := stored_keys(self.out, KEYS)) is not None:
             known.add(*keys, self._earlier_vectors)
@@ -160,10 +160,10 @@ class Work:
                 )
 
     def assemble(self) -> tuple[dict[str, Any], int]:
-        """Join all parts into the result; its manifest, and how many earlier rows are in it no
-        more. Raises InputError if nothing is in it.
+        """Join all parts into the result.
 
-        An earlier result that has the same in it is left as it is.
+        Return its manifest, and how many rows of an earlier result are no longer in it. An earlier
+        result with the same content stays as it is. Raises InputError if nothing was embedded.
         """
         earlier = stored_keys(self.out, KEYS)
         whole = self._folder / "whole"

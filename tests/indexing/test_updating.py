@@ -266,9 +266,7 @@ def test_an_index_made_from_here_is_used_from_elsewhere(run, tmp_path, monkeypat
     assert "--text has 100 tokens, of which the model reads" in err
     (tmp_path / "photos" / "4.bmp").unlink()
     assert run_program(search, f"--model={run}", "--index=../photos.index", "--text=a cat") == 0
-    assert (
-        f"1 of these 7 pictures have gone, {tmp_path / 'photos/4.bmp'}" in capsys.readouterr().err
-    )
+    assert f"1 of these 7 images have gone, {tmp_path / 'photos/4.bmp'}" in capsys.readouterr().err
 
 
 def test_captions_that_are_cut_off_are_counted(run, tmp_path, capsys):
