@@ -256,6 +256,7 @@ def test_a_pickled_model_is_loaded_from_where_it_was(run, tmp_path):
         pickle.loads(pickled)
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")
 def test_a_forked_process_is_refused_where_it_would_hang(model):
     child = os.fork()
     if not child:

@@ -389,7 +389,7 @@ def check_refused(call: Callable, case: Case) -> None:
     assert named, (case.name, message)
 
 
-def test_there_are_enough_cases(run, tmp_path):
+def test_there_are_enough_cases(tmp_path):
     several = (embed_cases(tmp_path), other_embed_cases(), localize_cases(tmp_path))
     assert sum(len(list(cases)) for cases in several) >= 500
 
