@@ -9,40 +9,48 @@
     model.embed(images="one.jpg", texts="in red") # picture and text as one input
     model.localize("one.jpg", "a bicycle").box    # where it is
 
-Pictures are paths, a file's bytes, Pillow images or arrays of uint8. TensorFlow is not needed.
+Pictures are paths, a file's bytes, open files, Pillow images or arrays of uint8; many are any list,
+generator, batch in an array or column of a table. TensorFlow is not needed.
+
+A model may be used by several threads. It pickles as where it was loaded from, and is loaded again
+there. After a fork JAX hangs, so that a forked process is refused: start processes with
+`multiprocessing.get_context("spawn")`, or load the model in each process and not before.
 """
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
+from numpy.typing import ArrayLike
 from PIL import Image
 
+from oner_jax import arguments
+from oner_jax.arguments import AnyArray, OpenFile, ReadyImage
 from oner_jax.data.cores import available_cores
-from oner_jax.data.image_files import UnfitImage, file_pixels, open_image
+from oner_jax.data.image_files import file_pixels, open_image
 from oner_jax.data.preprocessing import encoder_pixels, on_white
 from oner_jax.data.text import Tokenizer
 from oner_jax.errors import InputError
-from oner_jax.files import Access, read_bytes, usable
 from oner_jax.models.embedding import Embedder
 from oner_jax.models.files import named_arrays
 from oner_jax.models.settings import ModelSettings
-from oner_jax.training.checkpoints import Run, load_run
+from oner_jax.training.checkpoints import WEIGHTS, Run, load_run
 
-Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
-"""A path, the content of a file, or an image; arrays are uint8 [height, width] (grey) or
-[height, width, 1 to 4] (grey, grey and alpha, RGB, RGBA)."""
+Picture = str | os.PathLike | bytes | OpenFile | Image.Image | AnyArray
+"""A path, the content of a file, an open file or an image; arrays (of any library) are uint8
+[height, width] (grey) or [height, width, 1 to 4] (grey, grey and alpha, RGB, RGBA)."""
 
-Pictures = Picture | Sequence[Picture]
-Texts = str | Sequence[str]
+Pictures = Picture | Iterable[Picture]
+Texts = str | Iterable[str]
 
 BATCH_SIZE = 128
 
@@ -51,6 +59,10 @@ RELEASED = Path(__file__).parent / "released" / "demo"
 
 _BATCHES_AHEAD = 2
 _DEFAULT_THRESHOLD = 0.5
+
+
+class TruncatedTexts(UserWarning):
+    """Texts were longer than the model reads, and their ends were cut off."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +89,23 @@ class Model:
         sizes = [size for size in (1, 16) if size < batch_size] + [batch_size]
         self._embedder = Embedder(run.model, run.parameters, batch_size=sizes)
         self._parameters = run.parameters
+        # Absolute, since a process that unpickles may be in another folder.
+        self._path = epath.Path(run.workdir).resolve()
+        self._weights, self._given_batch_size = run.weights, batch_size
+
+    def __repr__(self) -> str:
+        settings = self.settings
+        numbers = sum(array.size for array in named_arrays(self._parameters).values())
+        return (
+            f"<oner_jax.Model {settings.architecture}, {numbers / 1e6:.1f} M parameters: images of "
+            f"{settings.image_size} px, texts of up to {settings.text_tokens} tokens, "
+            f"{self.features} features; step {self.step} of {self._path}, {self._weights} weights>"
+        )
+
+    def __reduce__(self) -> tuple:
+        step = self.step or "init"  # the weights at the beginning are in no checkpoint
+        arguments = (self._path, step, self._weights, self._given_batch_size, self.identity)
+        return _load_again, arguments
 
     @property
     def views(self) -> frozenset[str]:
@@ -104,16 +133,23 @@ class Model:
         return digest.hexdigest()
 
     def embed(
-        self, images: Pictures | None = None, texts: Texts | None = None
+        self,
+        images: Pictures | None = None,
+        texts: Texts | None = None,
+        *,
+        truncate: bool = True,
     ) -> Float32[np.ndarray, "n features"]:
-        """Embeddings at unit length of n pictures, of n texts, or of n pictures with a text each.
+        """Embed n images, n texts, or n images with a text each, at unit length.
 
-        One picture or text gives one row. Raises InputError for a picture that cannot be read
-        (naming it), for different numbers of pictures and texts, and for both together where the
-        architecture has no joint view.
+        One image or text gives one row. Texts longer than the model reads are cut off at their
+        end, with a warning that counts them. Raises InputError for an item that cannot be used
+        (naming it), for different numbers of images and texts, for both together where the
+        architecture has no joint view, and, with truncate=False, for texts that are too long.
         """
-        pictures = None if images is None else _as_list(images)
-        phrases = None if texts is None else [texts] if isinstance(texts, str) else list(texts)
+        _check_not_forked()
+        arguments.check_choice("truncate", truncate, (True, False))
+        pictures = None if images is None else arguments.images_in(images)
+        phrases = None if texts is None else arguments.texts_in(texts)
         if pictures is None and phrases is None:
             raise InputError("embed: give images=, texts= or both")
         if pictures is not None and phrases is not None:
@@ -125,7 +161,7 @@ class Model:
                 raise InputError(
                     f"embed: {len(pictures)} images but {len(phrases)} texts: give one text each"
                 )
-        ids = None if phrases is None else self.token_ids(phrases)
+        ids = None if phrases is None else self._read_ids(phrases, truncate)
         if not (pictures or phrases):
             return np.zeros((0, self.features), np.float32)
         if pictures is None:
@@ -143,19 +179,22 @@ class Model:
         ids: Int32[np.ndarray, "n tokens"] | None,
     ) -> Float32[np.ndarray, "n features"]:
         """As `embed`, of what `pixels` and `token_ids` give."""
-        return self._embedder(images=pixels, text=ids).projected
+        found = self._embedder(images=pixels, text=ids).projected
+        if not np.isfinite(found).all():
+            raise InputError(
+                f"the weights of {self._path} give embeddings that are not finite: load an earlier "
+                "checkpoint with step="
+            )
+        return found
 
-    def similarity(
-        self, a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m features"]
-    ) -> Float32[np.ndarray, "n m"]:
-        """Cosines, from -1 to 1, of every embedding in `a` with every one in `b`."""
-        for given in (a, b):
-            if given.ndim != 2 or given.shape[1] != self.features:
-                raise InputError(
-                    f"similarity: give two arrays [n, {self.features}] from embed, "
-                    f"not one of shape {given.shape}"
-                )
-        return np.asarray(a, np.float32) @ np.asarray(b, np.float32).T
+    def similarity(self, a: ArrayLike, b: ArrayLike) -> Float32[np.ndarray, "n m"]:
+        """Return cosines, from -1 to 1, of every row of `a` [n, features] with every row of `b`.
+
+        Rows may have any length. Raises InputError for other shapes, and for rows without a
+        direction (zero, or not finite).
+        """
+        first, second = (arguments.unit_vectors_in(given, self.features) for given in (a, b))
+        return np.clip(first @ second.T, -1.0, 1.0)
 
     def localize(
         self,
@@ -174,10 +213,11 @@ class Model:
         patches, by default 12 a side or the model's own if they are more. `box` is around what is
         hotter than `threshold`, from 0 to 1.
         """
+        threshold = _checked_threshold(image, phrase, threshold)
         # Labelling regions takes SciPy, which embedding does without.
         from oner_jax.evals import localisation, readouts
 
-        with _naming(image, "image"):
+        with arguments.naming(image, "image"):
             picture = on_white(_image_of(image))
         ids = self.token_ids([phrase])
         maps = readouts.map_of(self._embedder, picture, ids, read_out, patches_per_side)
@@ -188,36 +228,71 @@ class Model:
         return Localization(np.clip(np.asarray(large), 0.0, 1.0), (left, top, right, bottom))
 
     def pixels(self, image: Picture) -> UInt8[np.ndarray, "size size 3"]:
-        """What the encoder sees of a picture. Raises UnfitImage (a ValueError) or OSError."""
-        size = self.settings.image_size
-        if isinstance(image, str | os.PathLike | bytes):
-            return file_pixels(_content(image), size)
-        return encoder_pixels(_image_of(image), size)
+        """Return what the encoder sees of an image.
+
+        Raises UnfitImage (a ValueError) or OSError for an image that cannot be read, InputError
+        for anything that is not an image.
+        """
+        return self._pixels(arguments.ready_image(image))
 
     def token_ids(self, texts: Sequence[str]) -> Int32[np.ndarray, "n tokens"]:
         """What the encoder reads of texts; the end of long ones is cut off."""
         return self.tokenizer.encode(texts, self.settings.text_tokens)
 
-    def _decoded(self, pictures: Sequence[Picture]) -> Iterator[UInt8[np.ndarray, "n size size 3"]]:
+    def _pixels(self, image: ReadyImage) -> UInt8[np.ndarray, "size size 3"]:
+        size = self.settings.image_size
+        if isinstance(image, Image.Image):
+            return encoder_pixels(image, size)
+        return file_pixels(arguments.file_content(image), size)
+
+    def _read_ids(self, texts: Sequence[str], truncate: bool) -> Int32[np.ndarray, "n tokens"]:
+        """Return token ids. Warn of texts that are cut off, or raise InputError for them."""
+        limit = self.settings.text_tokens
+        ids, lengths = self.tokenizer.encode_with_lengths(texts, limit)
+        too_long = np.flatnonzero(lengths > limit)
+        if len(too_long):
+            first = too_long[0]
+            said = (
+                f"{len(too_long):,} of {len(texts):,} texts are longer than the {limit} tokens "
+                f"that the model reads, the first of them text {first} with {lengths[first]:,}"
+            )
+            if not truncate:
+                raise InputError(f"{said}: shorten them, or leave truncate=False out")
+            warnings.warn(f"{said}: their ends were cut off", TruncatedTexts, stacklevel=3)
+        return ids
+
+    def _decoded(self, pictures: Sequence[Any]) -> Iterator[UInt8[np.ndarray, "n size size 3"]]:
         """Pixels in batches, the next ones decoded while one is used."""
         size = self.batch_size
+        times = collections.Counter(map(id, pictures))
+        repeated: dict[int, concurrent.futures.Future] = {}
         waiting: collections.deque[list[concurrent.futures.Future]] = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(available_cores()) as threads:
+
+            def submitted(picture: Any, number: int) -> concurrent.futures.Future:
+                if id(picture) in repeated:
+                    return repeated[id(picture)]
+                name = f"image {number}"
+                with arguments.naming(picture, name):
+                    ready = arguments.ready_image(picture)
+                future = threads.submit(self._named_pixels, ready, picture, name)
+                if times[id(picture)] > 1:
+                    repeated[id(picture)] = future
+                return future
+
             for first in range(0, len(pictures), size):
                 if len(waiting) > _BATCHES_AHEAD:
                     yield np.stack([future.result() for future in waiting.popleft()])
-                waiting.append(
-                    [
-                        threads.submit(self._named_pixels, picture, first + place)
-                        for place, picture in enumerate(pictures[first : first + size])
-                    ]
-                )
+                batch = enumerate(pictures[first : first + size], start=first)
+                waiting.append([submitted(picture, number) for number, picture in batch])
             while waiting:
                 yield np.stack([future.result() for future in waiting.popleft()])
 
-    def _named_pixels(self, picture: Picture, number: int) -> UInt8[np.ndarray, "size size 3"]:
-        with _naming(picture, f"image {number}"):
-            return self.pixels(picture)
+    def _named_pixels(
+        self, ready: ReadyImage, picture: Any, name: str
+    ) -> UInt8[np.ndarray, "size size 3"]:
+        with arguments.naming(picture, name):
+            return self._pixels(ready)
 
 
 def load(
@@ -234,50 +309,58 @@ def load(
     is how many inputs are embedded at once. Raises InputError where there is no model, saying what
     there is.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size} must be at least 1")
-    return Model(load_run(usable(path, Access.STORE), step, weights), batch_size)
+    global _loaded_in
+    _check_not_forked()
+    arguments.check_count("batch_size", batch_size)
+    arguments.check_choice("weights", weights, WEIGHTS)
+    if isinstance(step, bool) or not isinstance(step, str | int | np.integer):
+        raise InputError(f'step={step!r}: give a number, "last", "best" or "init"')
+    with arguments.naming(path, "path"):
+        folder = arguments.folder_in(path)
+    step = step if isinstance(step, str) else int(step)
+    _loaded_in = os.getpid()
+    run = load_run(folder, step, weights)
+    return Model(run, int(batch_size))
 
 
-def _as_list(images: Pictures) -> list[Picture]:
-    if isinstance(images, str | os.PathLike | bytes | Image.Image):
-        return [images]
-    if hasattr(images, "__array__"):  # of any library
-        # Four dimensions are a batch; else one picture.
-        array = np.asarray(images)
-        return list(array) if array.ndim == 4 else [array]
-    return list(images)
+def _load_again(
+    path: epath.Path, step: str | int, weights: str, batch_size: int, identity: str
+) -> Model:
+    """Load a pickled model. Raise InputError where its folder has another one by now."""
+    model = load(path, step=step, weights=weights, batch_size=batch_size)
+    if model.identity != identity:
+        raise InputError(f"{path} holds another model than the pickled one: load it from there")
+    return model
 
 
-def _image_of(picture: Picture) -> Image.Image:
-    """Decoded. Raises UnfitImage or OSError for a file, InputError for what is no picture."""
-    if isinstance(picture, Image.Image):
-        picture.load()  # so that decoding it smaller changes nothing of the caller's image
-        return picture
-    if isinstance(picture, str | os.PathLike | bytes):
-        return open_image(_content(picture))
-    array = np.asarray(picture)
-    channels = array.shape[2] if array.ndim == 3 else 1
-    fits = array.dtype == np.uint8 and array.ndim in (2, 3) and channels in (1, 2, 3, 4)
-    if not fits or not array.size:
+# The process in which this module first used JAX.
+_loaded_in: int | None = None
+
+
+def _check_not_forked() -> None:
+    """Raise InputError in a process that was forked from one with a model."""
+    if _loaded_in not in (None, os.getpid()):
         raise InputError(
-            f"an array of {array.dtype} {list(array.shape)} is no picture: give uint8 "
-            "[height, width] or [height, width, channels], levels from 0 to 255"
+            "this process was forked from one that had loaded a model, where JAX hangs: start it "
+            'with multiprocessing.get_context("spawn"), or load the model here only'
         )
-    return Image.fromarray(array[:, :, 0] if array.ndim == 3 and channels == 1 else array)
 
 
-def _content(file: str | os.PathLike | bytes) -> bytes:
-    return file if isinstance(file, bytes) else read_bytes(file)
+def _checked_threshold(image: Any, phrase: Any, threshold: Any) -> float:
+    """Return the threshold. Raise InputError for several images or phrases, or beyond 0 to 1."""
+    _check_not_forked()
+    if isinstance(image, list | tuple):
+        raise InputError(f"localize: takes one image, not a {type(image).__name__} of them")
+    arguments.check_text(phrase, "localize: phrase")
+    if not phrase.strip():
+        raise InputError("localize: the phrase is empty: name what to look for")
+    arguments.check_fraction("localize: threshold", threshold)
+    return float(threshold)
 
 
-@contextlib.contextmanager
-def _naming(picture: Picture, name: str) -> Iterator[None]:
-    """What is wrong with a picture as InputError: its path, or `name` where it has none."""
-    name = os.fspath(picture) if isinstance(picture, str | os.PathLike) else name
-    try:
-        yield
-    except UnfitImage as error:
-        raise InputError(f"{name}: {error}") from None
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror or error})") from None
+def _image_of(picture: Any) -> Image.Image:
+    """Decode an image. Raise UnfitImage or OSError for a file, InputError for anything else."""
+    ready = arguments.ready_image(picture)
+    if isinstance(ready, Image.Image):
+        return ready
+    return open_image(arguments.file_content(ready))

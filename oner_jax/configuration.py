@@ -89,8 +89,11 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """Inverse of `to_json`."""
-    return ConfigDict(json.loads(text)).lock()
+    """Inverse of `to_json`. Raises ValueError for anything else."""
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is not a JSON object")
+    return ConfigDict(found).lock()
 
 
 def use_compilation_cache(folder: str) -> None:

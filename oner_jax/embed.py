@@ -5,7 +5,9 @@
 its main caption. `--output` becomes a folder with `embeddings.npy` and `rows.jsonl` (id, image and
 caption of each row), or with `--format=parquet` one table of both. What cannot be embedded is left
 out, counted in `manifest.json` and listed in `dropped.jsonl`. After a kill, the same command goes
-on; the bytes are the same. `--model` is a run or an export; without it, the released model.
+on; the bytes are the same. When the collection has changed, it brings the folder up to date: what
+is new or changed is embedded, and rows of what has gone are removed. `--model` is a run or an
+export; without it, the released model.
 """
 
 from collections.abc import Sequence
@@ -15,7 +17,6 @@ from absl import flags
 
 from oner_jax import path_flags
 from oner_jax.data.command_line import required
-from oner_jax.data.sources import listed_endings
 from oner_jax.errors import run_program
 from oner_jax.files import Access
 from oner_jax.indexing import command_line
@@ -33,12 +34,8 @@ def main(_: Sequence[str]) -> None:
     """Embed as the flags say."""
     source, output = required("source", "output")
     model = command_line.chosen_model()
-    manifest = command_line.embed_source(model, source, Path(output), flags.FLAGS.format)
-    dropped = sum(manifest["dropped"].values())
-    left_out = f"; left out {dropped:,} (see dropped.jsonl)" if dropped else ""
-    if manifest.get("unread"):
-        left_out += f"; not read: {listed_endings(manifest['unread'])}"
-    print(f"{output}: {manifest['rows']:,} rows of {manifest['features']} features{left_out}")
+    made = command_line.embed_source(model, source, Path(output), flags.FLAGS.format)
+    print(f"{output}: {command_line.described(made)}")
 
 
 if __name__ == "__main__":

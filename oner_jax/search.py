@@ -3,23 +3,29 @@
     python -m oner_jax.search --index=photos.index --source=photos --text="a red car"
     python -m oner_jax.search --index=photos.index --image=car.jpg --text="in red"
 
-The first embeds the folder of pictures into `--index` (`oner_jax.embed` makes the same folder), the
-second only searches. A picture and a text together are one query, "this, but". Search is exact, on
-the device, and goes over to FAISS where a collection is large and FAISS is installed (`--engine`).
-`--model` is a run or an export; without it, the released model.
+The first embeds the folder of pictures into `--index` (`oner_jax.embed` makes the same folder), or
+brings it up to date; the second only searches. A picture and a text together are one query, "this,
+but". Search is exact, on the device, and goes over to FAISS where a collection is large and FAISS
+is installed (`--engine`). `--model` is a run or an export; without it, the released model.
 """
 
 import json
+import os
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from absl import flags
+from jaxtyping import Float32
 
 from oner_jax import path_flags
+from oner_jax.api import Model, TruncatedTexts
 from oner_jax.data.command_line import required
 from oner_jax.data.text import is_blank
 from oner_jax.errors import InputError, run_program
-from oner_jax.files import Access
+from oner_jax.files import Access, is_remote
 from oner_jax.indexing import command_line
 from oner_jax.indexing.index import ENGINES, Hit, Index
 
@@ -46,15 +52,42 @@ def main(_: Sequence[str]) -> None:
             raise InputError(f"--{name} is empty: give something to search by")
     model = command_line.chosen_model()
     if values.source:
-        manifest = command_line.embed_source(model, values.source, Path(folder), "npy")
-        print(f"{folder}: {manifest['rows']:,} rows")
+        made = command_line.embed_source(model, values.source, Path(folder), "npy")
+        said = f"{folder}: {command_line.described(made)}"
+        print(said, file=sys.stderr if values.json else sys.stdout)
     if values.text is None and values.image is None:
         return
     index = Index(Path(folder), values.engine)
     index.check_model(model)
-    query = model.embed(images=values.image, texts=values.text)
-    for place, hit in enumerate(index.search(query, values.k)[0], start=1):
+    hits = index.search(_query(model, values.image, values.text), values.k)[0]
+    for place, hit in enumerate(hits, start=1):
         print(_as_json(place, hit) if values.json else _as_text(place, hit))
+    gone = [hit.row.image for hit in hits if _has_gone(hit.row.image)]
+    if gone:
+        print(
+            f"{len(gone)} of these {len(hits)} images have gone, {gone[0]} among them: give "
+            "--source again to bring the index up to date",
+            file=sys.stderr,
+        )
+
+
+def _has_gone(path: str) -> bool:
+    return bool(path) and not is_remote(path) and not os.path.exists(path)
+
+
+def _query(model: Model, image: str | None, text: str | None) -> Float32[np.ndarray, "1 features"]:
+    """Embed the query; print a line where its text is longer than the model reads."""
+    with warnings.catch_warnings(action="ignore", category=TruncatedTexts):
+        query = model.embed(images=image, texts=text)
+    limit = model.settings.text_tokens
+    ids, lengths = model.tokenizer.encode_with_lengths([text or ""], limit)
+    if lengths[0] > limit:
+        print(
+            f"--text has {lengths[0]} tokens, of which the model reads "
+            f"{np.count_nonzero(ids)}: {model.tokenizer.decode(ids)[0]!r}",
+            file=sys.stderr,
+        )
+    return query
 
 
 def _as_json(place: int, hit: Hit) -> str:

@@ -1,15 +1,20 @@
 """The Python API: everything a picture can come as, and what evaluation would say of it."""
 
+import concurrent.futures
 import inspect
 import io
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.spatial.distance
 from etils import epath
 from PIL import Image
 
@@ -172,15 +177,114 @@ def test_an_export_embeds_like_its_run(model, exported):
         (dict(images=str(ROOT / "tests")), r"tests: cannot be read \(Is a directory"),
         (dict(images=[picture(1), b"a text"]), "image 1: no picture of a known format"),
         (dict(images=encoded(picture(1, 60, 60), "JPEG")[:900]), "image 0: "),
-        (dict(images=np.zeros((5, 5, 3), np.float32)), r"array of float32 \[5, 5, 3\] is no pict"),
-        (dict(images=np.zeros((5, 5, 7), np.uint8)), r"array of uint8 \[5, 5, 7\] is no picture"),
-        (dict(images=np.zeros((0, 5, 3), np.uint8)), r"array of uint8 \[0, 5, 3\] is no picture"),
+        (
+            dict(images=np.zeros((5, 5, 3), np.float32)),
+            r"array of float32 \[5, 5, 3\] is not an im",
+        ),
+        (dict(images=np.zeros((5, 5, 7), np.uint8)), r"array of uint8 \[5, 5, 7\] is not an image"),
+        (dict(images=np.zeros((0, 5, 3), np.uint8)), r"array of uint8 \[0, 5, 3\] is not an image"),
     ],
 )
 def test_what_cannot_be_embedded_is_named(model, given, complaint):
     with pytest.raises(InputError, match=complaint) as caught:
         model.embed(**given)
     assert "\n" not in str(caught.value)
+
+
+def test_one_lazy_image_with_many_phrases_is_read_once(model):
+    """Pillow reads an opened file when first asked, which two threads must not do at once."""
+    phrases = [f"thing {number}" for number in range(40)]
+    content = encoded(picture(7, 300, 400), "JPEG")
+    expected = model.embed(images=[content] * 40, texts=phrases)
+    for _ in range(5):
+        opened = Image.open(io.BytesIO(content))
+        found = model.embed(images=[opened] * 40, texts=phrases)
+        np.testing.assert_allclose(found, expected, atol=0.02)
+    file = io.BytesIO(content)
+    np.testing.assert_array_equal(model.embed(images=[file] * 40, texts=phrases), expected)
+
+
+def test_threads_may_share_a_model_and_a_lazy_image(model):
+    expected = model.embed(images=encoded(picture(7, 300, 400), "PNG"))
+    for _ in range(3):
+        opened = Image.open(io.BytesIO(encoded(picture(7, 300, 400), "PNG")))
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(lambda image: model.embed(images=image), [opened] * 16))
+        np.testing.assert_allclose(np.concatenate(found), np.repeat(expected, 16, 0), atol=1e-6)
+
+
+def test_the_wrong_one_of_a_thousand_is_named(model):
+    pictures: list = [picture(1, 9, 9)] * 1000
+    pictures[617] = None
+    with pytest.raises(InputError, match=r"^image 617: None is not an image"):
+        model.embed(images=pictures)
+
+
+def test_texts_that_are_cut_off_are_counted(model):
+    texts = ["a cat", "far too long " * 50, "", "and this is too long " * 9]
+    with pytest.warns(oner_jax.TruncatedTexts, match="2 of 4 texts are longer than the 8 tokens"):
+        cut = model.embed(texts=texts)
+    with pytest.raises(InputError, match=r"2 of 4 texts are .* first of them text 1 with"):
+        model.embed(texts=texts, truncate=False)
+    short = [texts[0], texts[2]]
+    np.testing.assert_allclose(model.embed(texts=short, truncate=False), cut[[0, 2]], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, jnp.asarray, lambda rows: rows * 1000])
+def test_similarity_is_a_cosine_whatever_the_lengths(kind, model):
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 5, model.features))
+    expected = np.array([[1 - scipy.spatial.distance.cosine(x, y) for y in b] for x in a])
+    np.testing.assert_allclose(model.similarity(kind(a), kind(b)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [0.0, np.nan, np.inf, "text", None, [[1.0], [1.0, 2.0]]])
+def test_vectors_without_a_direction_have_no_cosine(given, model):
+    good = model.embed(texts="a cat")
+    bad = np.full((2, model.features), given) if isinstance(given, float) else given
+    with pytest.raises(InputError, match=r"^similarity: "):
+        inspect.unwrap(oner_jax.Model.similarity)(model, good, bad)
+
+
+def test_loading_a_run_warns_of_nothing(run, caplog):
+    with caplog.at_level("WARNING", logger="absl"):
+        oner_jax.load(run, weights="momentum", batch_size=8)
+    assert not caplog.records
+
+
+def test_a_pickled_model_is_loaded_from_where_it_was(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    model = oner_jax.load(folder, weights="momentum", batch_size=8)
+    other = pickle.loads(pickle.dumps(model))
+    assert repr(other) == repr(model)
+    assert str(folder) in repr(model)
+    assert "momentum weights" in repr(model)
+    np.testing.assert_array_equal(other.embed(texts="a cat"), model.embed(texts="a cat"))
+    pickled = pickle.dumps(oner_jax.load(folder, batch_size=8))
+    shutil.rmtree(folder)
+    write_run(folder, steps=(10,), argument="tiny,terms=itc")
+    shutil.rmtree(folder / "checkpoints" / "10")
+    with pytest.raises(InputError, match="has no finished checkpoint"):
+        pickle.loads(pickled)
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_a_forked_process_is_refused_where_it_would_hang(model):
+    child = os.fork()
+    if not child:
+        try:
+            model.embed(texts="a cat")
+        except InputError as error:
+            os._exit(7 if "forked" in str(error) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_the_package_lists_its_api():
+    assert set(oner_jax.__all__) <= set(dir(oner_jax))
+    assert oner_jax.InputError is InputError
 
 
 def test_two_towers_have_no_joint_view(tmp_path):

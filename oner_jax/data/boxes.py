@@ -8,6 +8,7 @@ One line for each phrase and box; lines of the same picture and phrase are alter
 the upright picture.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -56,8 +57,17 @@ class PhrasesInPictures:
 
 
 def content_hash(path: Path) -> str:
-    """Changes when a line changes (not when a picture does)."""
-    return hashlib.sha256(_read(path)).hexdigest()
+    """Hash the lines and the images that they name, so that a change in either shows."""
+    content = _read(path)
+    digest = hashlib.sha256(content)
+    images: dict[str, None] = {}
+    for line in content.splitlines():
+        with contextlib.suppress(InputError):  # `read_boxes` says what is wrong with the line
+            images[_fields(line, str(path))["image"]] = None
+    for image in images:
+        with contextlib.suppress(OSError, ValueError):
+            digest.update(hashlib.sha256((path.parent / image).read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def read_boxes(path: Path, image_size: int) -> PhrasesInPictures:

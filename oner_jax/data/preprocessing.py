@@ -28,13 +28,17 @@ _TURNS = {
 }
 # Where Pillow keeps what says the orientation.
 _ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+# What Pillow opens as mode I, 32 bits a level, though white is 65535.
+_SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
 
 
 def encoder_pixels(image: Image.Image, size: int) -> np.ndarray:
     """uint8 [size, size, 3] of the square in the middle.
 
     An image that was opened from a JPEG, and not loaded yet, is decoded no larger than needed.
+    Raises ValueError for an image without pixels, and for one whose levels have no known range.
     """
+    _check_fit(image)
     left, top, right, bottom = _middle_square(*image.size)
     reduction = _reduce(image, right - left, size)
     left, top, right, bottom = (
@@ -43,7 +47,7 @@ def encoder_pixels(image: Image.Image, size: int) -> np.ndarray:
     # Turning it first or last is the same for a square in the middle, but for an odd pixel left.
     if not is_turned(image):
         return resized(_on_white(image.crop((left, top, right, bottom))), size)
-    turned = upright(image)
+    turned = _turned(image)
     return resized(_on_white(turned.crop(_middle_square(*turned.size))), size)
 
 
@@ -66,7 +70,26 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """As the file's EXIF orientation says, with at most eight bits a channel."""
+    """As the file's EXIF orientation says, with at most eight bits a channel.
+
+    Raises ValueError for an image without pixels, and for one whose levels have no known range.
+    """
+    _check_fit(image)
+    return _turned(image)
+
+
+def _check_fit(image: Image.Image) -> None:
+    if not all(image.size):
+        raise ValueError(f"{image.width} x {image.height} pixels are not an image")
+    # Any range may be meant by these modes, and Pillow would cut off at 255.
+    if image.mode == "F" or (image.mode == "I" and image.format not in _SIXTEEN_BIT_FORMATS):
+        raise ValueError(
+            f"in Pillow's mode {image.mode} no level is known to be white: convert it to mode L, "
+            "with levels from 0 to 255"
+        )
+
+
+def _turned(image: Image.Image) -> Image.Image:
     image.load()  # some decoders turn it themselves
     turn = _TURNS.get(_orientation(image))
     turned = image if turn is None else image.transpose(turn)
@@ -146,7 +169,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _on_white(image: Image.Image) -> np.ndarray:
     """RGB levels over a white ground; whole numbers where nothing is transparent."""
-    image = upright(image)
+    image = _turned(image)
     if not image.has_transparency_data:
         return np.asarray(image.convert("RGB"))
     levels = np.asarray(image.convert("RGBA"), np.float64)

@@ -129,14 +129,21 @@ class Tokenizer:
         A text longer than `max_tokens` is cut before the first word that does not fit whole; a
         single word longer than that is cut inside. Raises InputError for half a surrogate pair.
         """
+        return self.encode_with_lengths(texts, max_tokens)[0]
+
+    def encode_with_lengths(
+        self, texts: Sequence[str], max_tokens: int
+    ) -> tuple[Int32[np.ndarray, "n max_tokens"], Int32[np.ndarray, " n"]]:
+        """Return what `encode` does, and how many tokens each text has, none cut off."""
         rows = np.full((len(texts), max_tokens), PAD_ID, np.int32)
-        for row, ids in zip(rows, self._ids(texts), strict=True):
-            length = len(ids)
+        lengths = np.zeros(len(texts), np.int32)
+        for number, (row, ids) in enumerate(zip(rows, self._ids(texts), strict=True)):
+            length = lengths[number] = len(ids)
             if length > max_tokens:
                 starts = np.flatnonzero(self.word_start[ids[: max_tokens + 1]])
                 length = starts[-1] if len(starts) and starts[-1] > 0 else max_tokens
             row[:length] = ids[:length]
-        return rows
+        return rows, lengths
 
     def lengths(self, texts: Sequence[str]) -> Int32[np.ndarray, " n"]:
         """Tokens of each text, none cut off."""
@@ -154,6 +161,10 @@ class Tokenizer:
                         "not a character: correct it"
                     ) from None
             raise
+
+    def cut(self, texts: Sequence[str], max_tokens: int) -> Bool[np.ndarray, " n"]:
+        """Return which texts `encode` cuts off."""
+        return self.lengths(texts) > max_tokens
 
     def decode(self, ids: Int32[np.ndarray, "n max_tokens"]) -> list[str]:
         """Normalised text of each row, padding left out."""

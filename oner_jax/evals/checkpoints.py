@@ -66,6 +66,7 @@ class Checkpoint:
             identity=hashlib.sha256(identity.encode()).hexdigest(),
             load=embedder("online"),
             tokenize=functools.partial(tokenizer.encode, max_tokens=config.model.text_tokens),
+            cut=functools.partial(tokenizer.cut, max_tokens=config.model.text_tokens),
             load_momentum=embedder("momentum") if self.step != INIT and has_twin(config) else None,
             there=self.there,
         )

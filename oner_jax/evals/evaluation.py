@@ -90,7 +90,8 @@ class Request:
 class Results:
     """What was measured: the checkpoints asked for, the runs' beginnings, those compared with.
 
-    `checkpoints` are those of every column, by label. `compared` has the differences of the first
+    `checkpoints` are those of every column, by label. `notes` say which datasets were not there,
+    and of how many texts the ends were not read. `compared` has the differences of the first
     kind to the last, by what is subtracted from what.
     """
 
@@ -99,7 +100,7 @@ class Results:
     others: list[Column]
     checkpoints: dict[str, Checkpoint]
     places: dict[str, Place]
-    left_out: list[str]
+    notes: list[str]
     origin: Origin
 
     @property
@@ -164,8 +165,31 @@ def measure(request: Request) -> Results:
     )
     # In curves and tables a compared checkpoint stands for itself, not for the rest of its run.
     others = [dataclasses.replace(other, run=other.label) for other in others]
+    for line in (cut := cut_off([*own, *others])) if distributed.is_main() else ():
+        print(line, file=sys.stderr, flush=True)
     every = {label: one for kind in checkpoints for label, one in kind.items()}
-    return Results(own, beginnings, others, every, places, left_out, origin)
+    return Results(own, beginnings, others, every, places, [*left_out, *cut], origin)
+
+
+def cut_off(columns: Sequence[Column]) -> list[str]:
+    """Say of each dataset how many texts a model does not read to their end."""
+    lines = []
+    for column in columns:
+        for dataset, cells in column.cells.items():
+            counts = [cell.content["cut"] for cell in cells.values() if cell.content]
+            found: dict[str, int] = counts[0] if counts else {}
+            parts = [
+                f"{found[f'{kind}_cut']:,} of {found[kind]:,} {kind}"
+                for kind in ("texts", "prompts")
+                if found.get(f"{kind}_cut")
+            ]
+            if alike := found.get("prompts_alike"):
+                parts.append(f"{alike:,} of these prompts are then equal to another class's")
+            if parts:
+                lines.append(
+                    f"{dataset}: {column.label} does not read to their end {', '.join(parts)}"
+                )
+    return lines
 
 
 def _labelled(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int32, Int64, UInt8
 
 from oner_jax.errors import InputError
 from oner_jax.evals.captions import CaptionGallery, caption_gallery, different_partner, distinct
@@ -25,6 +25,7 @@ SPACES = (PRIMARY, "backbone")
 
 RowsDone = Callable[[int, int], None]  # (rows done, rows in all)
 Tokenize = Callable[[Sequence[str]], Int32[np.ndarray, "n tokens"]]
+Cut = Callable[[Sequence[str]], Bool[np.ndarray, "n"]]  # which texts are not read to their end
 Vectors = Mapping[str, Float[np.ndarray, "_ _"]]  # unit vectors by space, one a row
 
 

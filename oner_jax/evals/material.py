@@ -11,6 +11,7 @@ from oner_jax.evals.features import (
     BATCH_SIZE,
     ChosenPictures,
     Corpus,
+    Cut,
     EmbedsViews,
     Examples,
     PicturesInMemory,
@@ -58,6 +59,7 @@ class Material:
         load_model: Callable[[], EmbedsViews],
         load_momentum: Callable[[], EmbedsViews] | None,
         tokenize: Tokenize,
+        cut: Cut,
         templates: str,
         announce: Callable[[str], RowsDone],
         patches_per_side: int = 0,
@@ -65,7 +67,7 @@ class Material:
         self._load_examples, self._load_boxed = load_examples, load_boxed
         self._load_training = load_training
         self._load_model, self._load_momentum = load_model, load_momentum
-        self._tokenize, self._templates = tokenize, templates
+        self._tokenize, self._cut, self._templates = tokenize, cut, templates
         self._asked_patches_per_side = patches_per_side
         self.announce = announce
 
@@ -187,6 +189,34 @@ class Material:
             boxed = self.grounds[PLAIN]
             return len(np.unique(boxed.pictures)), len(set(boxed.phrases))
         return len(self.corpus.main_captions), len(self.corpus.gallery.texts)
+
+    @functools.cached_property
+    def cut_texts(self) -> dict[str, int]:
+        """Count the texts that the model does not read to their end.
+
+        `prompts_alike` are those of these prompts that another class's prompt then is equal to:
+        the model cannot tell the two classes apart by them.
+        """
+        if self._load_examples is None:
+            phrases = sorted(set(self.boxed.phrases))
+            return {"texts": len(phrases), "texts_cut": int(self._cut(phrases).sum())}
+        captions, classes = self.corpus.gallery.texts, self.corpus.class_names
+        counts = {"texts": len(captions), "texts_cut": int(self._cut(captions).sum())}
+        if len(classes) < 2:
+            return counts
+        alike = number = 0
+        templates = template_set(self._templates)
+        for template in templates:
+            prompts = [template.format(name) for name in classes]
+            cut = self._cut(prompts)
+            number += int(cut.sum())
+            if cut.any():
+                _, places, times = np.unique(
+                    self._tokenize(prompts), axis=0, return_inverse=True, return_counts=True
+                )
+                alike += int((cut & (times[places.ravel()] > 1)).sum())
+        asked = {"prompts": len(templates) * len(classes), "prompts_cut": number}
+        return {**counts, **asked, "prompts_alike": alike}
 
     @property
     def prompt(self) -> str:

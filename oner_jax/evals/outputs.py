@@ -36,7 +36,7 @@ def write(request: Request, results: Results) -> list[epath.Path]:
         overview = Overview(
             columns=results.columns,
             compared=results.compared,
-            left_out=results.left_out,
+            notes=results.notes,
             reports={run: str(path.relative_to(folder)) for run, path in reports.items()},
             origin=results.origin,
         )

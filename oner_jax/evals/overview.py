@@ -45,13 +45,14 @@ CSV_HEADER = (
 class Overview:
     """Everything that the tables of a sweep are made of.
 
-    `compared` are differences of columns to others, by what is subtracted from what. `left_out`
-    says which datasets were not there, `reports` are pages with pictures, by run.
+    `compared` are differences of columns to others, by what is subtracted from what. `notes`
+    say which datasets were not there, and of how many texts the ends were not read; `reports` are
+    pages with pictures, by run.
     """
 
     columns: Sequence[Column]
     compared: Mapping[str, Sequence[Difference]]
-    left_out: Sequence[str]
+    notes: Sequence[str]
     reports: Mapping[str, str]
     origin: Origin
 
@@ -88,7 +89,7 @@ class Overview:
             parts.append(f"## {dataset}\n\n{markdown(lines)}")
         for title, found in self.compared.items():
             parts.append(f"## {title}\n\n{markdown([HEADER, *difference_rows(found)])}")
-        parts += [f"- {line}\n" for line in self.left_out]
+        parts += [f"- {line}\n" for line in self.notes]
         return "\n".join(parts)
 
     def _by_dataset(self) -> Iterator[tuple[str, list[list[str]]]]:
@@ -104,10 +105,10 @@ class Overview:
         yield from by_dataset.items()
 
     def _head(self) -> str:
-        left_out = "".join(f'<p class="muted">{escape(line)}</p>' for line in self.left_out)
+        notes = "".join(f'<p class="muted">{escape(line)}</p>' for line in self.notes)
         return (
             '<header><p class="kicker">OneR · evaluation</p><h1>Checkpoints</h1>'
-            f'<p class="lead">{escape(wording.OVERVIEW)}</p></header>{left_out}'
+            f'<p class="lead">{escape(wording.OVERVIEW)}</p></header>{notes}'
         )
 
     def _reports(self) -> Iterator[str]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from oner_jax.evals.features import EmbedsViews, Examples, RowsDone, Tokenize
+from oner_jax.evals.features import Cut, EmbedsViews, Examples, RowsDone, Tokenize
 from oner_jax.evals.material import Material
 from oner_jax.evals.measurement import Measurement, Resampled, absent
 from oner_jax.evals.scenes import BoxedPictures
@@ -53,6 +53,7 @@ class Subject:
     `label` is the name in tables, `directory` that of its cells: the workdir's `eval/` and the
     checkpoint. `identity` changes when the weights may have changed. `load` gives the embedder of
     the online weights, `load_momentum` that of the momentum twin, where it is to be shown beside.
+    `cut` says which texts are longer than the model reads.
     Weights that are not `there` any more are shown as far as they were measured.
     """
 
@@ -61,6 +62,7 @@ class Subject:
     identity: str
     load: Callable[[], EmbedsViews]
     tokenize: Tokenize
+    cut: Cut
     load_momentum: Callable[[], EmbedsViews] | None = None
     there: bool = True
 
@@ -179,6 +181,7 @@ def _evaluate_dataset(
                 **dataclasses.asdict(origin),
                 "pictures": pictures,
                 "captions": captions,
+                "cut": material.cut_texts,
                 **_measure(TASKS[task], material),
             }
             seconds = time.monotonic() - started
@@ -234,6 +237,7 @@ def _material(
         load_model=subject.load,
         load_momentum=subject.load_momentum,
         tokenize=subject.tokenize,
+        cut=subject.cut,
         templates=dataset.templates,
         announce=lambda what: announce(f"{dataset.name}: {what} with {subject.label}"),
         patches_per_side=patches_per_side,

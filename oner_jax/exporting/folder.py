@@ -12,6 +12,7 @@ from oner_jax.data import preprocessing
 from oner_jax.errors import InputError
 from oner_jax.exporting.model_card import model_card
 from oner_jax.exporting.source import Source
+from oner_jax.files import held_folder
 from oner_jax.models.files import CONFIG_FILE, FORMAT, FORMAT_VERSION, TOKENIZER_FILE
 
 PREPROCESSING_FILE = "preprocessing.py"
@@ -23,23 +24,26 @@ CARD = "README.md"
 def whole_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out`, which gets that name if the block ends without an error.
 
-    Raises InputError if there is something by that name already.
+    Raises InputError if there is something by that name already, and where another process is
+    about to make it.
     """
+    _refuse_existing(out)
+    beside = out.absolute().with_name(f".{out.name}.partial")
+    with held_folder(beside, f"--out={out}"):
+        _refuse_existing(out)  # by now, another process may have finished it
+        partial = beside / "whole"
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+        partial.mkdir()
+        try:
+            yield partial
+            partial.replace(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _refuse_existing(out: Path) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"--out={out} exists: remove it, or give a folder that is not there")
-    partial = out.absolute().with_name(f".{out.name}.partial")
-    try:
-        if partial.exists():  # of a killed process
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"--out={out} cannot be made: {error.strerror}") from None
-    try:
-        yield partial
-        partial.replace(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def write_shared(source: Source, folder: Path) -> None:

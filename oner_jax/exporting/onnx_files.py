@@ -5,6 +5,7 @@ Both packages are an extra (requirements-onnx.txt).
 
 import functools
 import logging
+import stat
 import warnings
 from pathlib import Path
 
@@ -57,6 +58,10 @@ def write(source: Source, folder: Path) -> None:
                 input_names=INPUTS[view],
                 output_names=[OUTPUT],
             )
+    # The library makes large weights readable by their owner only.
+    mode = stat.S_IMODE(target.stat().st_mode) & 0o666
+    for path in target.iterdir():
+        path.chmod(mode)
 
 
 def read(source: Source, folder: Path) -> Encode:

@@ -5,6 +5,7 @@ FAISS (requirements-search.txt) keeps its inverted lists in a file beside the em
 
 import importlib.util
 import math
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ class ApproximateSearch:
             self._index = faiss.read_index(str(file))
         else:
             self._index = _made(faiss, vectors)
-            partial = file.with_suffix(".partial")
+            # Two searches may make it at once.
+            partial = file.with_suffix(f".{uuid.uuid4().hex}.partial")
             faiss.write_index(self._index, str(partial))
             partial.replace(file)
         self._index.nprobe = max(1, math.ceil(self._index.nlist * _PROBED_FRACTION))

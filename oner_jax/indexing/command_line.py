@@ -1,8 +1,6 @@
 """What the programs that embed and search share of their command lines."""
 
-import os
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
@@ -42,9 +40,10 @@ def chosen_model() -> api.Model:
     return model
 
 
-def embed_source(model: api.Model, name: str, out: Path, file_format: str) -> dict[str, Any]:
-    """Embed the source of this name as the flags say; the manifest of the result."""
+def embed_source(model: api.Model, name: str, out: Path, file_format: str) -> making.Made:
+    """Embed the source of this name as the flags say."""
     values = flags.FLAGS
+    name = making.absolute_name(name)
     parts = making.parts_of(
         name,
         values.source_format,
@@ -60,5 +59,21 @@ def embed_source(model: api.Model, name: str, out: Path, file_format: str) -> di
         values.view,
         out,
         file_format=file_format,
-        source=name if "://" in name else os.path.abspath(name),
+        source=name,
     )
+
+
+def described(made: making.Made) -> str:
+    """Say, as the programs print it, how many rows were made and how many of them are new."""
+    manifest = made.manifest
+    text = f"{manifest['rows']:,} rows of {manifest['features']} features"
+    if made.known or made.removed:
+        text += f"; {made.embedded:,} new or changed, {made.known:,} as they were"
+        text += f", {made.removed:,} removed that had changed or gone"
+    if dropped := sum(manifest["dropped"].values()):
+        text += f"; left out {dropped:,} (see dropped.jsonl)"
+    if unread := manifest["unread"]:
+        text += f"; not read: {sources.listed_endings(unread)}"
+    if cut := manifest["cut_captions"]:
+        text += f"; {cut:,} captions were longer than the model reads, and cut off"
+    return text

@@ -2,15 +2,14 @@
 
 import collections
 import dataclasses
-import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from oner_jax.api import Model
 from oner_jax.data import sources
@@ -20,6 +19,8 @@ from oner_jax.data.progress import Progress
 from oner_jax.data.reasons import Reason
 from oner_jax.data.sources import Dropped, Part, RawExample, Unread, entries_of
 from oner_jax.errors import InputError
+from oner_jax.files import is_remote
+from oner_jax.indexing.known import NO_STAMP, Origin, key_of, stamp_of
 from oner_jax.indexing.rows import VIEWS, Item, items_of
 from oner_jax.indexing.work import Finished, Work
 
@@ -27,19 +28,42 @@ from oner_jax.indexing.work import Finished, Work
 BATCHES_PER_PART = 16
 _BATCHES_AHEAD = 2
 
-Decoded = UInt8[np.ndarray, "size size 3"] | Dropped | None
+Change = Callable[[RawExample], RawExample]
+
+
+class Made(NamedTuple):
+    """A result's manifest; how many of its rows were embedded now and how many were known, and how
+    many of an earlier result were removed, being changed or gone."""
+
+    manifest: dict[str, Any]
+    embedded: int
+    known: int
+    removed: int
+
+
+class _Prepared(NamedTuple):
+    """An item with where it comes from: its vector if that is known, else its pixels, if any."""
+
+    origin: Origin
+    vector: Float32[np.ndarray, "features"] | None = None
+    pixels: UInt8[np.ndarray, "size size 3"] | None = None
 
 
 @dataclasses.dataclass
 class _Batch:
     """Items of one part that are embedded together; `is_last` of their part."""
 
-    part: int
     items: list[Item]
     dropped: list[Dropped]
     is_last: bool
-    pixels: list[Future] = dataclasses.field(default_factory=list)
+    prepared: list[Future] = dataclasses.field(default_factory=list)
     unread: Unread = dataclasses.field(default_factory=Unread)
+
+
+def absolute_name(name: str) -> str:
+    """Return a name that means the same in every folder, since rows hold the paths in it."""
+    elsewhere = is_remote(name) or name.startswith(("embedded:", "tfds:"))
+    return name if elsewhere else os.path.abspath(name)
 
 
 def parts_of(
@@ -70,13 +94,23 @@ def _format_of(name: str) -> str:
 
 
 def make_embeddings(
-    model: Model, parts: Sequence[Part], view: str, out: Path, *, file_format: str, source: str
-) -> dict[str, Any]:
-    """Embed a source into the folder `out`, or go on with it; its manifest.
+    model: Model,
+    parts: Sequence[Part],
+    view: str,
+    out: Path,
+    *,
+    file_format: str,
+    source: str,
+    change: Change = lambda example: example,
+) -> Made:
+    """Embed a source into the folder `out`, go on with it, or bring it up to date.
 
-    What cannot be embedded is listed in `dropped.jsonl`. The same command gives the same bytes
-    whatever kills there were. Raises InputError for a view that the model does not have, for
-    something in the way, and if nothing could be embedded.
+    Only what is new or changed since then is embedded; rows of what has gone are removed. What
+    cannot be embedded is listed in `dropped.jsonl`. The same data give the same bytes whatever
+    kills there were. `change` goes over every example.
+
+    Raises InputError for a view that the model does not have, for something in the way, while
+    another process makes the same, and if nothing could be embedded.
     """
     if VIEWS[view] not in model.views:
         raise InputError(
@@ -90,85 +124,131 @@ def make_embeddings(
         "source": source,
         "file_format": file_format,
     }
-    work = Work(out, description, parts)
-    if not work.is_complete:
-        _embed_missing(model, parts, view, work)
-        return work.assemble(file_format)
-    return work.manifest()
+    work = Work(out, description)
+    with work.begun():
+        embedded = _Embedding(model, view, work, change).run(parts)
+        manifest, removed = work.assemble()
+    return Made(manifest, embedded, manifest["rows"] - embedded, removed)
 
 
-def _embed_missing(model: Model, parts: Sequence[Part], view: str, work: Work) -> None:
-    missing = work.missing()
-    sizes = [part.examples or 0 for part in parts]
-    progress = Progress("embedded", sum(sizes), sum(sizes) - sum(sizes[n] for n in missing))
-    vectors: list[np.ndarray] = [np.zeros((0, model.features), np.float32)]
-    result = Finished(vectors[0], [], [], Unread())
-    for batch in _decoded(model, parts, missing, view):
-        kept, images = list[Item](), list[np.ndarray]()
-        for item, future in itertools.zip_longest(batch.items, batch.pixels):
-            found: Decoded = None if future is None else future.result()
+class _Embedding:
+    """One pass over a source."""
+
+    def __init__(self, model: Model, view: str, work: Work, change: Change):
+        self._model, self._view, self._work, self._change = model, view, work, change
+        self._known = work.known()
+
+    def run(self, parts: Sequence[Part]) -> int:
+        """Finish every part; return how many rows had to be embedded."""
+        progress = Progress("embedded", sum(part.examples or 0 for part in parts))
+        empty = np.zeros((0, self._model.features), np.float32)
+        vectors, result, embedded = [empty], Finished.of_nothing(empty), 0
+        for batch in self._prepared(parts):
+            items, prepared = self._kept(batch)
+            found, computed, cut = self._vectors(items, prepared)
+            vectors.append(found)
+            embedded += computed
+            result.rows.extend(item.row for item in items)
+            result.origins.extend(each.origin for each in prepared)
+            result.dropped.extend(batch.dropped)
+            result.unread.update(batch.unread)
+            result = result._replace(cut=result.cut + cut)
+            progress.advance(len(batch.items))
+            if batch.is_last:
+                self._work.finish_part(result._replace(vectors=np.concatenate(vectors)))
+                vectors, result = [empty], Finished.of_nothing(empty)
+        progress.finish()
+        return embedded
+
+    @staticmethod
+    def _kept(batch: _Batch) -> tuple[list[Item], list[_Prepared]]:
+        """Return the items that can be embedded; add the others to what the batch dropped."""
+        items, prepared = list[Item](), list[_Prepared]()
+        for item, future in zip(batch.items, batch.prepared, strict=True):
+            found = future.result()
             if isinstance(found, Dropped):
                 batch.dropped.append(found)
             else:
-                kept.append(item)
-                images += [] if found is None else [found]
-        if kept:
-            pixels = np.stack(images) if images else None
-            texts = [item.row.caption for item in kept]
-            ids = model.token_ids(texts) if "T" in VIEWS[view] else None
-            vectors.append(model.embed_arrays(pixels, ids))
-        result.rows.extend(item.row for item in kept)
-        result.dropped.extend(batch.dropped)
-        result.unread.update(batch.unread)
-        progress.advance(len(batch.items))
-        if batch.is_last:
-            work.finish_part(batch.part, result._replace(vectors=np.concatenate(vectors)))
-            del vectors[1:]
-            result = Finished(vectors[0], [], [], Unread())
-    progress.finish()
+                items.append(item)
+                prepared.append(found)
+        return items, prepared
 
+    def _vectors(
+        self, items: Sequence[Item], prepared: Sequence[_Prepared]
+    ) -> tuple[Float32[np.ndarray, "rows features"], int, int]:
+        """Return the vectors of some items, and count those computed and the captions cut."""
+        vectors = np.zeros((len(items), self._model.features), np.float32)
+        ids, cut = None, 0
+        if "T" in VIEWS[self._view]:
+            limit = self._model.settings.text_tokens
+            captions = [item.row.caption for item in items]
+            ids, lengths = self._model.tokenizer.encode_with_lengths(captions, limit)
+            cut = int(np.sum(lengths > limit))
+        missing = np.array([each.vector is None for each in prepared], bool)
+        for row, each in enumerate(prepared):
+            if each.vector is not None:
+                vectors[row] = each.vector
+        if missing.any():
+            pixels = [each.pixels for each in prepared if each.pixels is not None]
+            vectors[missing] = self._model.embed_arrays(
+                np.stack(pixels) if pixels else None, None if ids is None else ids[missing]
+            )
+        return vectors, int(missing.sum()), cut
 
-def _decoded(
-    model: Model, parts: Sequence[Part], missing: Sequence[int], view: str
-) -> Iterator[_Batch]:
-    """Batches in order, with their pictures being decoded; across parts, so that none waits."""
-    waiting: collections.deque[_Batch] = collections.deque()
-    with ThreadPoolExecutor(available_cores()) as threads:
-        for batch in _batches(parts, missing, view, model.batch_size):
-            batch.pixels = [
-                threads.submit(_pixels, model, item.location, item.example)
-                for item in batch.items
-                if item.example is not None
-            ]
-            waiting.append(batch)
-            if len(waiting) > _BATCHES_AHEAD:
-                yield waiting.popleft()
-        yield from waiting
+    def _prepared(self, parts: Sequence[Part]) -> Iterator[_Batch]:
+        """Yield batches in order while the next images are decoded, across parts."""
+        waiting: collections.deque[_Batch] = collections.deque()
+        with ThreadPoolExecutor(available_cores()) as threads:
+            for batch in self._batches(parts):
+                batch.prepared = [threads.submit(self._prepare, item) for item in batch.items]
+                waiting.append(batch)
+                if len(waiting) > _BATCHES_AHEAD:
+                    yield waiting.popleft()
+            yield from waiting
 
+    def _batches(self, parts: Sequence[Part]) -> Iterator[_Batch]:
+        for part in parts:
+            batch, unread = _Batch([], [], is_last=False), Unread()
+            for entry in entries_of(part, unread):
+                for item in self._items(entry):
+                    if isinstance(item, Dropped):
+                        batch.dropped.append(item)
+                        continue
+                    if len(batch.items) == self._model.batch_size:
+                        yield batch
+                        batch = _Batch([], [], is_last=False)
+                    batch.items.append(item)
+            batch.is_last, batch.unread = True, unread
+            yield batch
 
-def _batches(
-    parts: Sequence[Part], missing: Sequence[int], view: str, batch_size: int
-) -> Iterator[_Batch]:
-    for number in missing:
-        batch, unread = _Batch(number, [], [], is_last=False), Unread()
-        for entry in entries_of(parts[number], unread):
-            for item in [entry] if isinstance(entry, Dropped) else items_of(entry, view):
-                if isinstance(item, Dropped):
-                    batch.dropped.append(item)
-                    continue
-                if len(batch.items) == batch_size:
-                    yield batch
-                    batch = _Batch(number, [], [], is_last=False)
-                batch.items.append(item)
-        batch.is_last, batch.unread = True, unread
-        yield batch
+    def _items(self, entry: RawExample | Dropped) -> Iterator[Item | Dropped]:
+        if isinstance(entry, Dropped):
+            yield entry
+            return
+        for item in items_of(self._change(entry), self._view):
+            # A file that `change` makes is not the source's, and does not tell of a change in it.
+            if isinstance(item, Item) and not entry.image_path:
+                item = item._replace(has_file=False)
+            yield item
 
-
-def _pixels(model: Model, location: str, example: RawExample) -> Decoded:
-    assert example.read_image is not None, "only pictures are decoded"
-    try:
-        return model.pixels(example.read_image())
-    except UnfitImage as error:
-        return Dropped(location, error.reason, str(error))
-    except OSError as error:
-        return Dropped(location, Reason.MISSING_IMAGE, f"cannot be read: {error.strerror or error}")
+    def _prepare(self, item: Item) -> _Prepared | Dropped:
+        """Return the known vector of an item, or its pixels."""
+        read = None if item.example is None else item.example.read_image
+        if read is None:
+            origin = Origin(key_of(item.row, None), NO_STAMP)
+            return _Prepared(origin, self._known.vector(origin.key))
+        # Before it is read: where it changes in between, it is read again at the next time.
+        stamp = stamp_of(item.row) if item.has_file else NO_STAMP
+        if (key := self._known.key_of(stamp)) is not None:
+            return _Prepared(Origin(key, stamp), self._known.vector(key))
+        try:
+            content = read()
+            origin = Origin(key_of(item.row, content), stamp)
+            vector = self._known.vector(origin.key)
+            pixels = self._model.pixels(content) if vector is None else None
+            return _Prepared(origin, vector, pixels)
+        except UnfitImage as error:
+            return Dropped(item.location, error.reason, str(error))
+        except OSError as error:
+            detail = f"cannot be read: {error.strerror or error}"
+            return Dropped(item.location, Reason.MISSING_IMAGE, detail)

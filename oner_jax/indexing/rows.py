@@ -20,11 +20,15 @@ class Row(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A row to be, with where it comes from and, where its view has a picture, that example."""
+    """A row to be, with where it comes from and, where its view has a picture, that example.
+
+    `has_file` says that the row's image is a file of the source.
+    """
 
     row: Row
     location: str
     example: RawExample | None
+    has_file: bool
 
 
 def items_of(entry: RawExample, view: str) -> Iterator[Item | Dropped]:
@@ -40,6 +44,7 @@ def items_of(entry: RawExample, view: str) -> Iterator[Item | Dropped]:
         yield Dropped(entry.location, Reason.MISSING_CAPTION, detail)
     elif view == "text":
         for caption in entry.captions:
-            yield Item(Row(entry.id, entry.image_path, caption), entry.location, None)
+            yield Item(Row(entry.id, entry.image_path, caption), entry.location, None, False)
     else:
-        yield Item(Row(entry.id, entry.image_path, main), entry.location, entry)
+        row = Row(entry.id, entry.image_path, main)
+        yield Item(row, entry.location, entry, bool(entry.image_path))

@@ -2,9 +2,9 @@
 
 CACHE/KEY/index       embeddings of the pictures, as `oner_jax.embed` makes them
 CACHE/KEY/pictures    pictures that are no files of their own (of archives and records)
-CACHE/KEY/map.json    the map of the space
+CACHE/KEY/map-DIGEST.json    the map of the space, of the pictures that there were
 
-KEY depends on the model and on the source. All of it may be removed at any time.
+KEY depends on the model and on the source's name. All of it may be removed at any time.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from PIL import Image
 from oner_jax.api import Model
 from oner_jax.data.image_files import UnfitImage, open_image
 from oner_jax.data.preprocessing import on_white
-from oner_jax.data.sources import ChangedPart, RawExample
+from oner_jax.data.sources import RawExample
 from oner_jax.errors import InputError
-from oner_jax.files import is_remote, read_bytes, write_whole
+from oner_jax.files import read_bytes, write_whole
 from oner_jax.indexing.index import Index, is_index
-from oner_jax.indexing.making import make_embeddings, parts_of
+from oner_jax.indexing.making import absolute_name, make_embeddings, parts_of
 from oner_jax.indexing.rows import Row
 
 VIEW = "image"
@@ -58,21 +58,19 @@ def open_collection(model: Model, name: str, source_format: str, cache: Path) ->
     """
     if is_index(Path(name)):
         return _from_index(model, Path(name), cache)
-    # Rows hold paths, which must not depend on where the program is started.
-    local = not (is_remote(name) or name.startswith(("embedded:", "tfds:")))
-    name = os.path.abspath(name) if local else name
+    name = absolute_name(name)
     parts = parts_of(name, source_format, model.batch_size)
     if not parts:
         raise InputError(f"--images={name} holds no pictures")
-    folder = cache / _key(model.identity, str(model.batch_size), *map(repr, parts))
-    with_file = functools.partial(_with_file, _pictures(folder.absolute()))
+    folder = cache / _key(model.identity, str(model.batch_size), name, source_format)
     make_embeddings(
         model,
-        [ChangedPart(part, with_file) for part in parts],
+        parts,
         VIEW,
         folder / "index",
         file_format="npy",
         source=name,
+        change=functools.partial(_with_file, _pictures(folder.absolute())),
     )
     return Collection(Index(folder / "index"), folder)
 
@@ -135,6 +133,7 @@ def _with_file(folder: Path, example: RawExample) -> RawExample:
 
 def _read_and_keep(read: Callable[[], bytes], path: Path) -> bytes:
     content = read()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content)
+    if not path.exists() or path.read_bytes() != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
     return content

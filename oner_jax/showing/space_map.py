@@ -43,7 +43,7 @@ class SpaceMap:
 
 def make_map(model: Model, collection: Collection) -> SpaceMap:
     """The collection's map, as kept or computed now and kept."""
-    kept = collection.folder / "map.json"
+    kept = collection.folder / f"map-{collection.index.manifest['fingerprint'][:16]}.json"
     try:
         return SpaceMap(**json.loads(kept.read_text()))
     except (OSError, ValueError, TypeError):

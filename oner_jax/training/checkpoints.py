@@ -21,7 +21,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from oner_jax import configuration
-from oner_jax.errors import InputError, StorageError
+from oner_jax.errors import InputError, StorageError, first_line
 from oner_jax.files import reaching
 from oner_jax.models.files import is_export
 from oner_jax.models.pretraining import Parameters, PureModel
@@ -37,6 +37,7 @@ from oner_jax.training.storage import failure_reason
 DIRECTORY = "checkpoints"
 # Every field of the state is an item of its own, but for the step, which names the checkpoint.
 ITEMS = tuple(name for name in TrainState._fields if name != "step")
+WEIGHTS = ("online", "momentum")
 
 
 class Checkpoints:
@@ -261,6 +262,7 @@ class Run:
     parameters: Parameters
     step: int
     workdir: epath.PathLike
+    weights: str = WEIGHTS[0]
 
 
 def available_steps(workdir: epath.PathLike) -> list[int]:
@@ -281,13 +283,20 @@ def load_run(workdir: epath.PathLike, step: str | int = "last", weights: str = "
     online heads). Raises InputError where there is no such run or checkpoint, naming what there is,
     and where the checkpoint is damaged.
     """
+    if weights not in WEIGHTS:
+        raise InputError(f"weights={weights!r}: give {' or '.join(map(repr, WEIGHTS))}")
     with reaching(workdir):
         return _load(workdir, step, weights)
 
 
 def _load(workdir: epath.PathLike, step: str | int, weights: str) -> Run:
     config = read_config(workdir)
-    model = PureModel(ModelSettings.from_config(config.model))
+    try:
+        model = PureModel(ModelSettings.from_config(config.model))
+    except (AttributeError, TypeError) as error:
+        raise InputError(
+            f"{workdir}/config.json does not describe a run of this version ({first_line(error)})"
+        ) from None
     if step == "init":
         return Run(config, model, jax.jit(model.init)(jax.random.key(config.seed)), 0, workdir)
     number = resolve_step(workdir, step)
@@ -309,7 +318,7 @@ def _load(workdir: epath.PathLike, step: str | int, weights: str) -> Run:
         trees["parameters"]["backbone"] = trees["momentum"]
     parameters = items.like(model.abstract_parameters, trees["parameters"])
     parameters = jax.device_put(parameters, jax.local_devices()[0])
-    return Run(config, model, parameters, number, workdir)
+    return Run(config, model, parameters, number, workdir, weights)
 
 
 def read_config(workdir: epath.PathLike) -> ConfigDict:
@@ -317,13 +326,20 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
     if is_export(workdir):
         return exported_config(workdir)
     try:
-        return configuration.from_json((epath.Path(workdir) / "config.json").read_text())
-    except FileNotFoundError:
+        text = (epath.Path(workdir) / "config.json").read_text()
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{workdir} holds no run (no config.json): give the --workdir of oner_jax.train"
         ) from None
-    except json.JSONDecodeError as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{workdir}/config.json is damaged: {error}") from None
+    except (OSError, ValueError) as error:  # a name that is too long, or cannot be one
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"{workdir} cannot be read ({reason})") from None
+    try:
+        return configuration.from_json(text)
+    except ValueError as error:
+        raise InputError(f"{workdir}/config.json is damaged: {first_line(error)}") from None
 
 
 def resolve_step(workdir: epath.PathLike, step: str | int) -> int:
@@ -335,7 +351,7 @@ def resolve_step(workdir: epath.PathLike, step: str | int) -> int:
         return steps[-1]
     if step == "best":
         return _best_step(workdir, steps)
-    if str(step).isdigit() and int(step) in steps:
+    if str(step).isdecimal() and int(step) in steps:
         return int(step)
     listed = ", ".join(map(str, steps))
     raise InputError(

@@ -1,12 +1,15 @@
 """What is in a checkpoint: trees of arrays and JSON, read without the run that wrote it."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from logging import LogRecord
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 
 from oner_jax.errors import InputError
@@ -66,7 +69,8 @@ def check_same_arrays(folder: epath.Path, held: Any, wanted: Any) -> None:
         )
 
 
-def _reader() -> ocp.Checkpointer:
+@contextlib.contextmanager
+def _reader() -> Iterator[ocp.Checkpointer]:
     """Reads trees of arrays; one process of several does so without the others."""
     process = jax.process_index()
     by_itself = ocp.options.MultiprocessingOptions(
@@ -75,7 +79,18 @@ def _reader() -> ocp.Checkpointer:
         barrier_sync_key_prefix=f"items_{process}",
     )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=by_itself)
-    return ocp.Checkpointer(handler, multiprocessing_options=by_itself)
+    logger = logging.get_absl_logger()
+    logger.addFilter(_is_news)
+    try:
+        with ocp.Checkpointer(handler, multiprocessing_options=by_itself) as reader:
+            yield reader
+    finally:
+        logger.removeFilter(_is_news)
+
+
+def _is_news(record: LogRecord) -> bool:
+    """Return False for Orbax's warning that an item lacks what only whole checkpoints have."""
+    return not record.getMessage().startswith("Metadata file does not exist")
 
 
 def by_name(tree: Any) -> dict[str, Any]:

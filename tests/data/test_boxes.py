@@ -52,6 +52,15 @@ def test_the_hash_changes_with_the_file(tmp_path):
     assert first != content_hash(write(tmp_path, GOOD, {**GOOD, "phrase": "it"}))
 
 
+def test_the_hash_changes_with_a_picture(tmp_path):
+    first = content_hash(write(tmp_path, {**GOOD, "image": "wide.bmp"}))
+    hashes = {first}
+    for level in (10, 20):
+        Image.fromarray(np.full((20, 40, 3), level, np.uint8)).save(tmp_path / "wide.bmp")
+        hashes.add(content_hash(tmp_path / "boxes.jsonl"))
+    assert len(hashes) == 3
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [

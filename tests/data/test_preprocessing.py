@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from oner_jax.data.preprocessing import encoder_pixels, resized
+from oner_jax.data.image_files import UnfitImage, file_pixels
+from oner_jax.data.preprocessing import encoder_pixels, on_white, resized, upright
 from oner_jax.data.timing.photos import photo_file
 from tests.data.samples import encoded, picture
 from tests.data.test_images import any_files, decode, files
@@ -105,3 +106,40 @@ def test_the_file_that_exports_carry_needs_numpy_and_pillow_alone():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+@pytest.mark.parametrize("level", [0.5, 255, 60_000])
+def test_levels_of_no_known_range_are_refused(mode, level):
+    """Pillow would cut them off at 0 and 255: a picture from 0 to 1 became black."""
+    image = Image.fromarray(np.full((9, 9), level, np.float32)).convert(mode)
+    for convert in (upright, on_white):
+        with pytest.raises(ValueError, match=f"mode {mode} no level is known to be white"):
+            convert(image)
+    with pytest.raises(ValueError, match=f"mode {mode} no level is known to be white"):
+        encoder_pixels(image, 4)
+    with pytest.raises(UnfitImage, match=f"mode {mode} no level is known to be white"):
+        file_pixels(encoded(image, "TIFF"), 4)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "PPM", "TIFF"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_sixteen_bits_of_grey_are_read(image_format, turned):
+    levels = np.linspace(0, 65535, 16).astype(np.uint16).reshape(4, 4)
+    options = {"exif": exif(6)} if turned and image_format != "PPM" else {}
+    image = Image.open(io.BytesIO(encoded(Image.fromarray(levels), image_format, **options)))
+    expected = levels // 257 if not options else np.rot90(levels // 257, -1)
+    found = encoder_pixels(image, 4)
+    np.testing.assert_array_equal(found, np.repeat(expected[..., None], 3, axis=2))
+
+
+def exif(orientation: int) -> bytes:
+    data = Image.Exif()
+    data[0x0112] = orientation
+    return data.tobytes()
+
+
+@pytest.mark.parametrize("size", [(0, 30), (30, 0), (0, 0)])
+def test_images_without_pixels_are_refused(size):
+    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels are not an image"):
+        encoder_pixels(Image.new("RGB", size), 4)

@@ -15,6 +15,8 @@ import pytest
 
 from oner_jax.evals.suite import Dataset, Subject
 
+LONGEST = 60  # characters that count as read
+
 
 class ColourEmbeddings(NamedTuple):
     projected: np.ndarray
@@ -118,6 +120,7 @@ class ColourWorld:
             identity=identity,
             load=lambda: embedder,
             tokenize=read_colours,
+            cut=lambda texts: np.array([len(text) > LONGEST for text in texts], bool),
             load_momentum=lambda: ColourEmbedder(noise, views),
         )
         return subject, embedder

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from oner_jax.errors import InputError
+from oner_jax.evals.evaluation import cut_off
 from oner_jax.evals.features import Corpus, encode
 from oner_jax.evals.measurement import Measurement, format_ratio, format_value
 from oner_jax.evals.ranking import unit_vectors
 from oner_jax.evals.scenes import ComposedScenes
 from oner_jax.evals.suite import Dataset, evaluate_subject
-from oner_jax.evals.table import metric_rows, text_table
+from oner_jax.evals.table import Column, metric_rows, text_table
 from oner_jax.evals.tasks import TASK_SETS, TASKS, Task, most_certain
+from oner_jax.evals.templates import template_set
+from tests.evals.conftest import LONGEST, ColourPictures, ColourWorld
 
 
 def evaluate(world: Any, **options: Any) -> Any:
@@ -56,6 +59,31 @@ def test_a_model_without_a_joint_view_is_measured_without_it(colour_world):
     assert cells["val"]["reasoning"].content["absent"] == "this architecture has no view IT"
     assert whole["val"]["reasoning"].measurements("projected")
     assert cells["val"]["localisation"].measurements("projected")["pointing"].value > 0.9
+
+
+def test_texts_that_are_not_read_to_their_end_are_counted(colour_world):
+    """Two classes differ only behind what the model reads, and a third one fits just so."""
+    pictures = colour_world.pictures
+    for picture, ending in ((3, "a"), (4, "b")):
+        pictures.labels[picture] = f"tone 1 2 3{' ' * LONGEST}{ending}"
+    pictures.labels[5] = "tone 4 5 6".ljust(LONGEST, "c")
+    pictures.captions[6] = ["tone 7 8 9" + "d" * LONGEST]
+    cells, _ = evaluate(colour_world)
+    templates = template_set("names")
+    assert cells["val"]["retrieval"].content["cut"] == {
+        "texts": 57,
+        "texts_cut": 1,
+        "prompts": 29 * len(templates),
+        "prompts_cut": 3 * len(templates) - 1,
+        "prompts_alike": 2 * len(templates),
+    }
+    column = Column("step 7", "run", 7, cells)
+    assert cut_off([column]) == [
+        "val: step 7 does not read to their end 1 of 57 texts, 14 of 145 prompts, 10 of these "
+        "prompts are then equal to another class's"
+    ]
+    whole, _ = evaluate(ColourWorld(colour_world.workdir / "whole", ColourPictures()))
+    assert cut_off([Column("step 7", "run", 7, whole)]) == []
 
 
 def test_every_cell_is_a_file_and_is_reused(colour_world):

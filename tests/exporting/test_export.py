@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -352,7 +353,28 @@ def test_the_shipped_loader_ranks_texts(exported, tmp_path):
     assert [line.split()[1] for line in result.stdout.splitlines()] == ["one", "two"]
 
 
+def test_two_exports_into_one_folder_are_refused_by_name(tmp_path):
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "file").touch()
+        with (
+            pytest.raises(InputError, match=rf"process is writing it \(process {os.getpid()} on "),
+            whole_folder(tmp_path / "out"),
+        ):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    with pytest.raises(InputError, match="exists: remove it"), whole_folder(tmp_path / "out"):
+        pass
+    with pytest.raises(KeyError), whole_folder(tmp_path / "other"):
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing is left of a failure"
+
+
 def test_onnx_agrees(source, tmp_path):
     pytest.importorskip("jax2onnx", reason="make test-extras has it")
     differences = export.export(source, ["onnx"], tmp_path / "out")
     assert max(differences["onnx"].values()) <= 1e-5
+    files = [tmp_path / "out" / "config.json", *(tmp_path / "out" / "onnx").iterdir()]
+    assert len({path.stat().st_mode for path in files}) == 1, "who may read one may read all"
+    card = (tmp_path / "out" / "README.md").read_text()
+    kinds = {path.name.partition(".")[2] for path in files[1:]}
+    assert all(f"image.{kind}`" in card or f'image.{kind}"' in card for kind in kinds)

@@ -115,7 +115,7 @@ def test_killed_and_continued_gives_the_same_bytes(run, photos, whole, tmp_path,
     assert not out.exists(), "nothing half-written"
     monkeypatch.setattr(making, "BATCHES_PER_PART", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(Work, "_parts", interrupt)
+        patch.setattr(Work, "_write", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_program(embed, *arguments(run, photos, out))
     assert not out.exists()
@@ -160,11 +160,12 @@ def test_captions_and_pairs_have_rows_too(run, model, tmp_path):
 
 def test_the_same_command_again_does_nothing(run, photos, whole, monkeypatch, capsys):
     monkeypatch.setattr(making, "BATCHES_PER_PART", 1)
-    monkeypatch.setattr(making, "_embed_missing", interrupt)
+    monkeypatch.setattr(oner_jax.Model, "embed_arrays", interrupt)
     before = contents(whole)
     assert run_program(embed, *arguments(run, photos, whole)) == 0
     assert contents(whole) == before
-    assert f"{NUMBER} rows of 32 features; left out 2" in capsys.readouterr().out
+    said = f"{NUMBER} rows of 32 features; 0 new or changed, {NUMBER} as they were, 0 removed"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

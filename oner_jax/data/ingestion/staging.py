@@ -16,7 +16,6 @@ with a manifest, the manifests come last.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -28,7 +27,7 @@ from typing import Any
 from etils import epath
 
 from oner_jax.errors import InputError
-from oner_jax.files import is_remote
+from oner_jax.files import held_folder, is_remote
 
 _COPIED_BYTES = 2**24
 
@@ -176,36 +175,10 @@ class Staging:
         if self.is_remote:
             yield
             return
-        descriptor = self._locked()
-        try:
+        with held_folder(Path(self.folder), f"--output={self.output}", "ingest"):
             shutil.rmtree(self._unfinished, ignore_errors=True)
             Path(self._unfinished).mkdir()
             yield
-        finally:
-            os.close(descriptor)
-
-    def _locked(self) -> int:
-        """The descriptor of the folder, with the lock on it."""
-        while True:
-            try:
-                self.folder.mkdir(exist_ok=True)
-                descriptor = os.open(self.folder, os.O_RDONLY)
-            except OSError as error:
-                reason = error.strerror
-                raise InputError(f"--output={self.output}: cannot be made ({reason})") from error
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The one before may have finished, and deleted what was just opened.
-                if self.folder.exists() and os.path.samestat(
-                    os.fstat(descriptor), os.stat(self.folder)
-                ):
-                    return descriptor
-            except BlockingIOError as error:
-                os.close(descriptor)
-                raise InputError(
-                    f"--output={self.output}: another ingest is writing it; wait for it to end"
-                ) from error
-            os.close(descriptor)
 
     @property
     def is_complete(self) -> bool:
