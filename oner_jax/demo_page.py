@@ -32,7 +32,9 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "images", EXAMPLES, "pictures: a folder, anything ingest reads, or an index"
     )
-    flags.DEFINE_enum("images_format", "", ["", *sources.FORMATS], "empty: find it out")
+    flags.DEFINE_enum(
+        "images_format", "", ["", *sources.FORMATS], "format of the pictures; found if not given"
+    )
     flags.DEFINE_string("cache", "~/.cache/oner_jax/page", "folder to keep embeddings in")
     flags.DEFINE_integer("k", 12, "how many to find", lower_bound=1, upper_bound=100)
     flags.DEFINE_string("host", "127.0.0.1", "address to answer; 0.0.0.0 is the whole network")

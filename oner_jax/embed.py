@@ -23,7 +23,7 @@ def define_flags() -> None:
     """The program's command line."""
     command_line.define_flags()
     flags.DEFINE_string("output", None, "folder to make")
-    flags.DEFINE_enum("format", FILE_FORMATS[0], FILE_FORMATS, "of the embeddings")
+    flags.DEFINE_enum("format", FILE_FORMATS[0], FILE_FORMATS, "format of the embeddings")
 
 
 def main(_: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from oner_jax import api, configuration
+from oner_jax import api, configuration, flag_help
 from oner_jax.data import sources
 from oner_jax.errors import InputError
 from oner_jax.indexing import making
@@ -14,19 +14,23 @@ from oner_jax.indexing.rows import VIEWS
 
 
 def define_model_flags() -> None:
-    """Of the model."""
-    flags.DEFINE_string("model", str(api.RELEASED), "run's folder or an export")
-    flags.DEFINE_string("step", "last", "of a run: which checkpoint; a step, last, or best")
-    flags.DEFINE_enum("weights", "online", ["online", "momentum"], "of a run: which weights")
-    flags.DEFINE_integer("batch_size", api.BATCH_SIZE, "embedded at once", lower_bound=1)
+    """Define the flags that choose the model."""
+    with flag_help.group("Model"):
+        flags.DEFINE_string("model", str(api.RELEASED), "folder of a run or of an export")
+        flags.DEFINE_string("step", "last", "checkpoint of the run: a step, last or best")
+        flags.DEFINE_enum("weights", "online", ["online", "momentum"], "weights of the run to use")
+        flags.DEFINE_integer("batch_size", api.BATCH_SIZE, "rows embedded at once", lower_bound=1)
 
 
 def define_flags() -> None:
-    """Of the model, the source and the view."""
+    """Define the flags that choose the model, the source and the view."""
     define_model_flags()
-    flags.DEFINE_string("source", None, "folder of pictures, JSONL, or anything ingest reads")
-    flags.DEFINE_enum("source_format", "", ["", *sources.FORMATS], "empty: find it out")
-    flags.DEFINE_enum("view", "image", list(VIEWS), "what of each example becomes a row")
+    with flag_help.group("Collection to embed"):
+        flags.DEFINE_string("source", None, "folder of images, JSONL, or anything ingest reads")
+        flags.DEFINE_enum(
+            "source_format", "", ["", *sources.FORMATS], "format of the source; found if not given"
+        )
+        flags.DEFINE_enum("view", "image", list(VIEWS), "part of each example that is embedded")
 
 
 def chosen_model() -> api.Model:

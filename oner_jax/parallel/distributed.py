@@ -20,29 +20,36 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
+from oner_jax import flag_help
 from oner_jax.errors import ClusterError, InputError, Preempted, report
 from oner_jax.parallel.accelerators import PLATFORMS, use_platform
 from oner_jax.parallel.lifelines import Lifelines
 from oner_jax.parallel.rendezvous import Place, listed, meet
 
-COORDINATOR_ADDRESS = flags.DEFINE_string(
-    "coordinator_address", None, "By hand on several hosts: host:port of process 0."
-)
-NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "By hand on several hosts: how many processes; 1 for this one alone."
-)
-PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "By hand on several hosts: this process's number, from 0."
-)
-STARTUP_TIMEOUT_SECONDS = flags.DEFINE_float(
-    "startup_timeout_seconds", 300.0, "How long to wait for the other processes."
-)
-HEARTBEAT_TIMEOUT_SECONDS = flags.DEFINE_float(
-    "heartbeat_timeout_seconds", 100.0, "How long another process may be silent until it is lost."
-)
-PLATFORM = flags.DEFINE_enum(
-    "platform", "auto", PLATFORMS, "What to run on; auto: the accelerator, if the machine has one."
-)
+with flag_help.group("Processes and devices"):
+    COORDINATOR_ADDRESS = flags.DEFINE_string(
+        "coordinator_address", None, "By hand on several hosts: host:port of process 0."
+    )
+    NUM_PROCESSES = flags.DEFINE_integer(
+        "num_processes", None, "By hand on several hosts: how many processes; 1 for this one alone."
+    )
+    PROCESS_ID = flags.DEFINE_integer(
+        "process_id", None, "By hand on several hosts: this process's number, from 0."
+    )
+    STARTUP_TIMEOUT_SECONDS = flags.DEFINE_float(
+        "startup_timeout_seconds", 300.0, "How long to wait for the other processes."
+    )
+    HEARTBEAT_TIMEOUT_SECONDS = flags.DEFINE_float(
+        "heartbeat_timeout_seconds",
+        100.0,
+        "How long another process may be silent until it is lost.",
+    )
+    PLATFORM = flags.DEFINE_enum(
+        "platform",
+        "auto",
+        PLATFORMS,
+        "What to run on; auto: the accelerator, if the machine has one.",
+    )
 
 # Processes wait for each other as long as it takes: one that has died is noticed by other means.
 _PATIENCE_MILLISECONDS = 24 * 3600 * 1000
