@@ -8,6 +8,7 @@ out, counted in `manifest.json` and listed in `dropped.jsonl`. After a kill, the
 on; the bytes are the same. `--model` is a run or an export; without it, the released model.
 """
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from absl import flags
 from oner_jax.data.command_line import required
 from oner_jax.errors import run_program
 from oner_jax.indexing import command_line
+from oner_jax.indexing.index import is_index
 from oner_jax.indexing.work import FILE_FORMATS
 
 
@@ -34,6 +36,15 @@ def main(_: Sequence[str]) -> None:
     dropped = sum(manifest["dropped"].values())
     left_out = f"; left out {dropped:,} (see dropped.jsonl)" if dropped else ""
     print(f"{output}: {manifest['rows']:,} rows of {manifest['features']} features{left_out}")
+    if is_index(Path(output)):
+        index, words = shlex.quote(f"--index={output}"), '--text="a red car"'
+        print(f"next: python -m oner_jax.search {index} {_chosen_model()}{words}")
+
+
+def _chosen_model() -> str:
+    """Return the flag that names the same model to another program; nothing for the default."""
+    model = flags.FLAGS["model"]
+    return f"{shlex.quote(f'--model={model.value}')} " if model.present else ""
 
 
 if __name__ == "__main__":

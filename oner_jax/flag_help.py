@@ -46,7 +46,7 @@ def show(main: Callable[..., Any]) -> None:
 
 def describe(main: Callable[..., Any], *, columns: int) -> str:
     """Return the program's docstring and its flags, each with what it takes and its default."""
-    parts = [(main.__globals__.get("__doc__") or "").strip()]
+    parts = [(sys.modules[main.__module__].__doc__ or "").strip()]
     by_group: dict[str, list[flags.Flag]] = {}
     for flag in own_flags(main):
         by_group.setdefault(_GROUPS.get(flag.name, _OPTIONS), []).append(flag)
@@ -66,14 +66,14 @@ def own_flags(main: Callable[..., Any]) -> list[flags.Flag]:
     These are the flags of its module and of those modules of ours that it names. Other modules
     are imported by way of these, and the program does not read their flags.
     """
-    own = main.__globals__
+    own = vars(sys.modules[main.__module__])
     named = {
         getattr(value, "__name__" if type(value) is type(sys) else "__module__", None)
         for value in own.values()
     }
     modules = {name for name in named if isinstance(name, str) and name.startswith(_OWN)}
     # absl files the flags of a script under its path.
-    modules.add(sys.argv[0] if own["__name__"] == "__main__" else own["__name__"])
+    modules.add(sys.argv[0] if main.__module__ == "__main__" else main.__module__)
     by_module = flags.FLAGS.flags_by_module_dict()
     found = {flag.name for name in modules for flag in by_module.get(name, ())}
     return [flags.FLAGS[name] for name in flags.FLAGS if name in found]
