@@ -133,16 +133,8 @@ def curve(
         values = running_mean(values, len(values) // 20)
     axes.plot(steps, values, color=theme.accent, linewidth=1.8, solid_capstyle="round")
     axes.plot(steps[-1], values[-1], "o", color=theme.accent, markersize=4.5)
-    axes.annotate(
-        f"{values[-1]:.3g}",
-        (steps[-1], values[-1]),
-        xytext=(0, 7),
-        textcoords="offset points",
-        ha="right",
-        color=theme.text,
-        fontsize=10,
-        fontweight="bold",
-    )
+    # The last value stands beside the title, where no line can run through it.
+    axes.set_title(f"{values[-1]:.3g}", loc="right", color=theme.accent, fontsize=11, pad=8)
     axes.set_xlabel("step", fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -183,6 +175,12 @@ def curves_by_run(
     return figure
 
 
+def confusion_inches(found: Mapping[str, Any]) -> tuple[float, float]:
+    """Return width and height of a confusion matrix: its fields are as large in every matrix."""
+    side = 2.2 + 0.28 * len(found["classes"])
+    return side + 0.4, side
+
+
 def confusion_matrix(theme: Theme, title: str, found: Mapping[str, Any]) -> "Figure":
     """`classification.confusion` as shares of each row; the last column is any other answer."""
     from matplotlib.colors import LinearSegmentedColormap
@@ -192,8 +190,7 @@ def confusion_matrix(theme: Theme, title: str, found: Mapping[str, Any]) -> "Fig
         counts = counts[:, :-1]
     columns = names + ["other"] * (counts.shape[1] - len(names))
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = 1.9 + 0.24 * len(names)
-    figure, axes = _panel(theme, title, (side + 0.4, side))
+    figure, axes = _panel(theme, title, confusion_inches(found))
     colours = LinearSegmentedColormap.from_list("share", [theme.background, theme.accent])
     axes.imshow(shares, cmap=colours, vmin=0, vmax=100)
     for row, column in np.argwhere(shares >= 10).tolist():
@@ -203,12 +200,12 @@ def confusion_matrix(theme: Theme, title: str, found: Mapping[str, Any]) -> "Fig
             f"{shares[row, column]:.0f}",
             ha="center",
             va="center",
-            fontsize=6,
+            fontsize=7.5,
             color=theme.background if shares[row, column] > 55 else theme.text,
         )
     short = [textwrap.shorten(name, 24, placeholder="…") for name in columns]
-    axes.set_xticks(range(len(short)), short, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(names)), short[: len(names)], fontsize=7)
+    axes.set_xticks(range(len(short)), short, rotation=90, fontsize=9)
+    axes.set_yticks(range(len(names)), short[: len(names)], fontsize=9)
     axes.grid(False)
     return figure
 

@@ -33,15 +33,29 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def figure(renderings: Mapping[str, bytes], description: str) -> str:
-    """A PNG in its light and dark form; the reader's setting chooses."""
-    light, dark = (data_uri(renderings[theme], "png") for theme in ("light", "dark"))
+def figure(renderings: Mapping[str, bytes], description: str, width: int | None = None) -> str:
+    """Return a PNG in its light and dark form; the reader's setting chooses.
+
+    It is as wide as its place, or `width` pixels: figures of different sizes then have one scale,
+    and scroll sideways where they do not fit.
+    """
+    light, dark = (data_uri(_as_webp(renderings[theme]), "webp") for theme in ("light", "dark"))
+    size = "" if width is None else f' style="width:{width}px"'
     return (
-        '<figure class="card figure"><picture>'
+        f'<figure class="card figure{"" if width is None else " scaled"}"><picture>'
         f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" alt="{escape(description)}">'
+        f'<img src="{light}" alt="{escape(description)}" loading="lazy"{size}>'
         "</picture></figure>"
     )
+
+
+def _as_webp(png: bytes) -> bytes:
+    """Return the picture as WebP, which takes a tenth of the bytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, format="webp", quality=85)
+    return buffer.getvalue()
 
 
 def thumbnail(picture: "Image", description: str, pixels: int = THUMBNAIL_PIXELS) -> str:
@@ -61,13 +75,22 @@ def grid(items: Sequence[str], kind: str = "") -> str:
     return f'<div class="grid {kind}">' + "\n".join(items) + "</div>"
 
 
+def folded(summary: str, body: str) -> str:
+    """A line that unfolds what is below it."""
+    return f"<details><summary>{escape(summary)}</summary>\n{body}\n</details>"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, own: int, kind: str = "") -> str:
-    """A table of ready HTML cells, column `own` in bold. Scrolls sideways where narrow."""
+    """A table of ready HTML cells, column `own` in bold.
+
+    Where it is narrow, each row becomes a block of its first cell and the others with their names.
+    """
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "\n".join(
         "<tr>"
         + "".join(
-            f'<td class="own">{cell}</td>' if column == own else f"<td>{cell}</td>"
+            f'<td{" class=own" if column == own else ""} data-name="{escape(header[column])}">'
+            f"{cell}</td>"
             for column, cell in enumerate(row)
         )
         + "</tr>"

@@ -3,27 +3,24 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from oner_jax.evals import gallery, metric_wording, page, scene_figures, sections, wording
 from oner_jax.evals.features import PRIMARY
-from oner_jax.evals.figures import Theme
 from oner_jax.evals.measurement import format_value
 from oner_jax.evals.retrieval import RECALL_AT
 from oner_jax.evals.scenes import Layout, compose
 from oner_jax.evals.suite import Cell
 from oner_jax.evals.table import Columns
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SCENE_PIXELS = 288
 
 ReadPictures = Callable[[str, Sequence[int]], Mapping[int, Image.Image]]
-AddFigure = Callable[[str, str, "Callable[[Theme], Figure]"], str]
+# Takes a name, a description, what draws it and the width in pixels (None: that of its place).
+AddFigure = Callable[..., str]
 
 
 def properties(columns: Columns, pictures: ReadPictures, add_figure: AddFigure) -> str:
@@ -62,21 +59,43 @@ def _localisation(
     if "absent" in cell.content:
         return head + _nothing(cell)
     examples = cell.content["examples"]
-    draw = functools.partial(
-        scene_figures.heat_maps,
-        pictures=[_scene(dataset, example, pictures) for example in examples],
-        examples=examples,
-    )
-    figures = [
+    scenes = [_scene(dataset, example, pictures) for example in examples]
+    draw = functools.partial(scene_figures.heat_maps, pictures=scenes, examples=examples)
+    for space, title in wording.PATCH_SPACES.items():
+        # On the page, words are the page's own: those in a figure shrink with it.
         add_figure(
             f"localisation {dataset} {space}",
             f"Pictures and, for each phrase, where the model sees it: {dataset}, {title}",
             functools.partial(draw, title=title, space=space),
         )
-        for space, title in wording.PATCH_SPACES.items()
-    ]
+    shown, *others = (
+        (title, _panels(scenes, examples, space)) for space, title in wording.PATCH_SPACES.items()
+    )
     table = sections.measured_table(columns, dataset, ["localisation"])
-    return f"{head}{page.grid(figures, 'pairs')}{table}"
+    return "".join(
+        [
+            f"{head}<p><strong>{escape(shown[0])}</strong></p>{shown[1]}",
+            *(page.folded(f"{dataset}: the same, {title}", panels) for title, panels in others),
+            _in_numbers(dataset, table),
+        ]
+    )
+
+
+def _panels(scenes: Sequence[np.ndarray], examples: Sequence[Mapping[str, Any]], space: str) -> str:
+    """A card for each scene: itself, then for each phrase where the model sees it."""
+    cards = []
+    for scene, example in zip(scenes, examples, strict=True):
+        shown = [(Image.fromarray(scene), "the picture")] + [
+            (scene_figures.heat_panel(scene, query, space), f"“{query['phrase']}”")
+            for query in example["queries"]
+        ]
+        panels = "".join(
+            f"<figure>{page.thumbnail(panel, caption, scene_figures.SHOWN_PIXELS)}"
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+            for panel, caption in shown
+        )
+        cards.append(f'<div class="card panels">{panels}</div>')
+    return _few(cards, "More scenes")
 
 
 def _scene(dataset: str, example: Mapping[str, Any], pictures: ReadPictures) -> np.ndarray:
@@ -114,7 +133,18 @@ def _reasoning(columns: Columns, dataset: str, pictures: ReadPictures) -> str:
             f'<div class="card guided">{page.thumbnail(scene, "A scene", SCENE_PIXELS)}'
             f"{''.join(lists)}</div>"
         )
-    return f"{head}{''.join(cards)}{sections.measured_table(columns, dataset, ['reasoning'])}"
+    table = sections.measured_table(columns, dataset, ["reasoning"])
+    return f"{head}{_few(cards, f'{dataset}: more scenes')}{_in_numbers(dataset, table)}"
+
+
+def _few(cards: Sequence[str], title: str) -> str:
+    """The first card, and the others folded."""
+    first, *others = cards
+    return first + (page.folded(title, "".join(others)) if others else "")
+
+
+def _in_numbers(dataset: str, table: str) -> str:
+    return page.folded(f"{dataset}: in numbers", table)
 
 
 def _ranking(title: str, answers: Sequence[str], right: set[str]) -> str:
@@ -147,7 +177,15 @@ def _multimodal(columns: Columns, dataset: str, pictures: ReadPictures) -> str:
         parts.append(
             f"<p><strong>{escape(words.title)}.</strong> {escape(words.meaning)} Shown: what "
             f"{escape(metric_wording.QUERIES[asked])} finds.</p>"
-            + gallery.composed_queries(examples, asked, shown)
+            + gallery.composed_queries(examples[:1], asked, shown)
+            + (
+                page.folded(
+                    f"{dataset}: more of “{words.title}”",
+                    gallery.composed_queries(examples[1:], asked, shown),
+                )
+                if examples[1:]
+                else ""
+            )
         )
         for k in RECALL_AT:
             levels = {query: found[f"{kind}_{query}_R@{k}"] for query in queries}
@@ -163,4 +201,4 @@ def _multimodal(columns: Columns, dataset: str, pictures: ReadPictures) -> str:
                 ]
             )
     header = ["", "chance", *metric_wording.QUERIES.values()]
-    return "\n".join(parts) + page.table(header, rows, own=2)
+    return "\n".join(parts) + _in_numbers(dataset, page.table(header, rows, own=2))
