@@ -65,6 +65,7 @@ def main(_: Sequence[str]) -> None:
         collection = open_collection(model, values.images, values.images_format, cache)
         drawn_map = make_map(model, collection)
         page = interface.Page(model, collection, values.k)
+        page.warm_up()
         interface.serve(interface.build(page, drawn_map), values.host, values.port)
 
 

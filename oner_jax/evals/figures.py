@@ -175,22 +175,37 @@ def curves_by_run(
     return figure
 
 
+# Of confusion matrices, in inches: their fields and the room for names are as large in every one.
+_FIELD, _NAMES, _TITLE, _EDGE = 0.28, 1.75, 0.45, 0.1
+
+
+def _confusion(found: Mapping[str, Any]) -> tuple[np.ndarray, list[str]]:
+    """Return counts and the names of columns; without any other answer there is no such column."""
+    counts, names = np.array(found["counts"], np.float64), list(found["classes"])
+    if not counts[:, -1].any():
+        counts = counts[:, :-1]
+    return counts, names + ["other"] * (counts.shape[1] - len(names))
+
+
 def confusion_inches(found: Mapping[str, Any]) -> tuple[float, float]:
-    """Return width and height of a confusion matrix: its fields are as large in every matrix."""
-    side = 2.2 + 0.28 * len(found["classes"])
-    return side + 0.4, side
+    """Return width and height of a confusion matrix with its names."""
+    rows, columns = _confusion(found)[0].shape
+    return _NAMES + _FIELD * columns + _EDGE, _TITLE + _FIELD * rows + _NAMES
 
 
 def confusion_matrix(theme: Theme, title: str, found: Mapping[str, Any]) -> "Figure":
     """`classification.confusion` as shares of each row; the last column is any other answer."""
     from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
 
-    counts, names = np.array(found["counts"], np.float64), list(found["classes"])
-    if not counts[:, -1].any():
-        counts = counts[:, :-1]
-    columns = names + ["other"] * (counts.shape[1] - len(names))
+    counts, columns = _confusion(found)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = _panel(theme, title, confusion_inches(found))
+    width, height = confusion_inches(found)
+    rows = len(counts)
+    figure = Figure(figsize=(width, height), facecolor=theme.background)
+    left, bottom = _NAMES / width, _NAMES / height
+    axes = figure.add_axes((left, bottom, _FIELD * len(columns) / width, _FIELD * rows / height))
+    dress(axes, theme, title)
     colours = LinearSegmentedColormap.from_list("share", [theme.background, theme.accent])
     axes.imshow(shares, cmap=colours, vmin=0, vmax=100)
     for row, column in np.argwhere(shares >= 10).tolist():
@@ -205,7 +220,7 @@ def confusion_matrix(theme: Theme, title: str, found: Mapping[str, Any]) -> "Fig
         )
     short = [textwrap.shorten(name, 24, placeholder="…") for name in columns]
     axes.set_xticks(range(len(short)), short, rotation=90, fontsize=9)
-    axes.set_yticks(range(len(names)), short[: len(names)], fontsize=9)
+    axes.set_yticks(range(rows), short[:rows], fontsize=9)
     axes.grid(False)
     return figure
 

@@ -180,7 +180,7 @@ def _page_row(metric: str, measured: Mapping[str, Measurement], labels: Sequence
     """Return a row of the page's table: plain name, chance, every checkpoint, the best marked."""
     words = metric_wording.wording_of(metric)
     first = next(iter(measured.values()))
-    best = best_of(metric, measured)
+    best = best_of(metric, {label: measured[label] for label in labels if label in measured})
     lower = f" {LOWER_MARK}" if words.better == metric_wording.LOWER else ""
     name = f'<span class="name">{escape(words.title)}{lower}</span><small>{escape(metric)}</small>'
     cells = []

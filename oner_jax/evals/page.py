@@ -5,10 +5,8 @@ import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from PIL import Image
 
 THUMBNAIL_PIXELS = 128
 
@@ -39,26 +37,28 @@ def figure(renderings: Mapping[str, bytes], description: str, width: int | None 
     It is as wide as its place, or `width` pixels: figures of different sizes then have one scale,
     and scroll sideways where they do not fit.
     """
-    light, dark = (data_uri(_as_webp(renderings[theme]), "webp") for theme in ("light", "dark"))
-    size = "" if width is None else f' style="width:{width}px"'
+    pictures = {theme: Image.open(io.BytesIO(png)) for theme, png in renderings.items()}
+    light, dark = (data_uri(_as_webp(pictures[theme]), "webp") for theme in ("light", "dark"))
+    # With its size the browser knows where everything below it is before the picture is decoded.
+    pixels = pictures["light"].size
+    size = f' width="{pixels[0]}" height="{pixels[1]}"'
+    size += "" if width is None else f' style="width:{width}px"'
     return (
         f'<figure class="card figure{"" if width is None else " scaled"}"><picture>'
         f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" alt="{escape(description)}" loading="lazy"{size}>'
+        f'<img src="{light}" alt="{escape(description)}"{size}>'
         "</picture></figure>"
     )
 
 
-def _as_webp(png: bytes) -> bytes:
-    """Return the picture as WebP, which takes a tenth of the bytes."""
-    from PIL import Image
-
+def _as_webp(picture: Image.Image) -> bytes:
+    """Return the picture as WebP, which takes a tenth of the bytes of a PNG."""
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, format="webp", quality=85)
+    picture.convert("RGB").save(buffer, format="webp", quality=85)
     return buffer.getvalue()
 
 
-def thumbnail(picture: "Image", description: str, pixels: int = THUMBNAIL_PIXELS) -> str:
+def thumbnail(picture: Image.Image, description: str, pixels: int = THUMBNAIL_PIXELS) -> str:
     """A small picture of the dataset, on white as the model sees it; `pixels` a side at most."""
     small = picture.copy()
     small.thumbnail((pixels, pixels))

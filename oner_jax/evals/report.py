@@ -100,22 +100,27 @@ class Report:
                     grid = figures.retrieval_grid(figures.LIGHT, rows, pictures)
                     path = self._folder / f"examples_{slug(dataset)}_{kind}.png"
                     write_whole(path, figures.render(grid))
-            parts.append(
-                f"<h3>{escape(dataset)}: the captions it is most certain about, and what it "
-                f"finds</h3>{gallery.caption_queries(asked['certain'], pictures)}"
-                + "".join(
-                    page.folded(f"{dataset}: {title}", gallery.caption_queries(rows, pictures))
-                    for title, rows in (
-                        ("more that it is certain about and wrong", asked["mistaken"]),
-                        ("captions drawn at random", asked["text_to_image"]),
-                    )
+            folded = {
+                "more that it is certain about and wrong": asked["mistaken"],
+                "captions drawn at random": asked["text_to_image"],
+            }
+            certain = gallery.caption_queries(asked["certain"], pictures)
+            title = "the captions it is most certain about, and what it finds"
+            # One list is open, that of the first dataset.
+            is_first = len(parts) == 1
+            parts += [
+                f"<h3>{escape(dataset)}{f': {title}' if is_first else ''}</h3>",
+                certain if is_first else page.folded(f"{dataset}: {title}", certain),
+                *(
+                    page.folded(f"{dataset}: {name}", gallery.caption_queries(rows, pictures))
+                    for name, rows in folded.items()
                     if rows
-                )
-                + page.folded(
+                ),
+                page.folded(
                     f"{dataset}: pictures drawn at random, and the captions nearest",
                     gallery.picture_queries(by_image, pictures),
-                )
-            )
+                ),
+            ]
         return "\n".join(parts)
 
     def _space(self) -> str:
