@@ -255,7 +255,10 @@ def _search_tab(page: Page, blocks: gr.Blocks) -> None:
     ).then(None, js=_TO_FOUND)
     clicked = gallery.select(page.choose, found, [chosen, placed, title], **placing)
     clicked.then(None, js=_TO_PLACE)
-    clicked.then(page.place_if_asked, [chosen, phrase, words], [placed, title], **placing)
+    # Once the picture is there, the page is long enough to scroll to its beginning.
+    clicked.then(page.place_if_asked, [chosen, phrase, words], [placed, title], **placing).then(
+        None, js=_TO_PLACE
+    )
     for event in (phrase.submit, where.click):
         event(page.place, [chosen, phrase, words], [placed, title], **placing)
 
