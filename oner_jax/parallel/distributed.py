@@ -7,6 +7,7 @@ operation until a time-out without a cause.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import sys
@@ -102,6 +103,9 @@ def session() -> Iterator[None]:
     )
     try:
         use_platform(PLATFORM.value)
+        if jax.default_backend() == "cpu":
+            with _without_output():
+                multihost_utils.sync_global_devices("connections")
         yield
         wait_for_all("end")
     except Preempted:
@@ -114,6 +118,32 @@ def session() -> Iterator[None]:
     finally:
         _lifelines.close()
         _lifelines = None
+
+
+@contextlib.contextmanager
+def _without_output() -> Iterator[None]:
+    """Discard what is written to standard output, by libraries in C++ too.
+
+    On CPUs, Gloo makes its connections at the first collective operation, and writes a line about
+    them where a program's results belong.
+    """
+    c_library = ctypes.CDLL(None)
+    sys.stdout.flush()
+    c_library.fflush(None)
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is none
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        c_library.fflush(None)  # C++ keeps its lines back where standard output is a pipe
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def end_all(cause: str, exit_code: int, *, stacks: bool = False) -> NoReturn:
