@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PANEL_INCHES = (3.7, 2.7)
 SQUARE_INCHES = (3.7, 3.9)
 DOTS_PER_INCH = 200
+_TITLE_CHARACTERS = 36  # as wide as a panel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,7 @@ def _panel(theme: Theme, title: str, inches: tuple[float, float]) -> "tuple[Figu
 def dress(axes: "Axes", theme: Theme, title: str) -> None:
     """Give axes the style of the report."""
     axes.set_facecolor(theme.background)
+    title = textwrap.fill(title, _TITLE_CHARACTERS)
     axes.set_title(title, loc="left", color=theme.text, fontsize=11, fontweight="bold", pad=8)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")

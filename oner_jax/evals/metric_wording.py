@@ -6,6 +6,11 @@ from oner_jax.evals.corruptions import CORRUPTIONS
 
 # Which values of a measurement are better. Neither: a control, to compare others with.
 HIGHER, LOWER, NEITHER = "higher", "lower", "neither"
+# How the names of controls end: measured without the model, the phrase, the prompt or the thing.
+CONTROLS = (
+    *("_other_phrase", "_centre", "_whole", "_salient"),
+    *("_no_prompt", "_elsewhere", "_words_only"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,14 +240,12 @@ REASONING = {
         "… without a prompt",
         "The same things in the list of the scene alone.",
         "a random list",
-        better=NEITHER,
     ),
     "name_place_elsewhere": Wording(
         "… at a scene that does not show it",
         "The same prompts at other scenes. Were it no worse than the first line, the model would "
         "read the words and not look.",
         "a random list",
-        better=NEITHER,
     ),
     "name_gain": Wording(
         "rise in the list",
@@ -259,7 +262,6 @@ REASONING = {
         "… when something else is prompted for",
         "How many become first under the name of a thing that the scene does not show.",
         "a random order",
-        better=NEITHER,
     ),
     "category_place": Wording(
         "prompted by category: place among all names",
@@ -272,13 +274,11 @@ REASONING = {
         "… without a prompt",
         "The same things in the list of the scene alone.",
         "a random list",
-        better=NEITHER,
     ),
     "category_place_words_only": Wording(
         "… the prompt without the scene",
         "The words alone know the category, but not which thing of it is shown.",
         "a random list",
-        better=NEITHER,
     ),
     "category_flip": Wording(
         "rank flip rate by category",
@@ -337,3 +337,8 @@ def wording_of(metric: str) -> Wording:
         if name.startswith(f"{kind}_") and asked in QUERIES:
             return Wording(f"{question.title}: {QUERIES[asked]}, {found}", question.meaning)
     return Wording(f"{task}: {name}", "")
+
+
+def better(metric: str) -> str:
+    """Return which values of `task/dataset/name` are better: HIGHER, LOWER or NEITHER."""
+    return NEITHER if metric.endswith(CONTROLS) else wording_of(metric).better

@@ -40,6 +40,8 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "robustness": ("_corrupted",),
 }
 
+OPEN_TASKS = ("retrieval", "zeroshot")  # the others' numbers are folded on the page
+
 NO_COLUMN = -1  # of many checkpoints none stands out
 
 CSV_HEADER = (
@@ -154,13 +156,21 @@ class Overview:
 
     def _tables(self) -> Iterator[str]:
         labels = [column.label for column in self.columns]
-        by_dataset: dict[str, list[list[str]]] = {}
+        by_dataset: dict[str, tuple[list[list[str]], list[list[str]]]] = {}
         for metric, measured in metric_rows(by_label(self.columns)):
-            dataset = metric.split("/")[1]
-            by_dataset.setdefault(dataset, []).append(_page_row(metric, measured, labels))
-        for dataset, rows in by_dataset.items():
-            table = page.table(["", "chance", *labels], rows, own=NO_COLUMN, kind="explained")
-            yield f"<h2>{escape(dataset)}</h2>{table}"
+            task, dataset, _ = metric.split("/")
+            open_rows, folded_rows = by_dataset.setdefault(dataset, ([], []))
+            rows = open_rows if task in OPEN_TASKS else folded_rows
+            rows.append(_page_row(metric, measured, labels))
+        for dataset, found in by_dataset.items():
+            shown, others = (
+                page.table(["", "chance", *labels], rows, own=NO_COLUMN, kind="explained")
+                if rows
+                else ""
+                for rows in found
+            )
+            folded = page.folded(f"{dataset}: other tasks", others) if others and shown else others
+            yield f"<h2>{escape(dataset)}</h2>{shown}{folded}"
         for title, found in self.compared.items():
             shown = [[escape(text) for text in row] for row in difference_rows(found)]
             yield (
@@ -181,7 +191,7 @@ def _page_row(metric: str, measured: Mapping[str, Measurement], labels: Sequence
     words = metric_wording.wording_of(metric)
     first = next(iter(measured.values()))
     best = best_of(metric, {label: measured[label] for label in labels if label in measured})
-    lower = f" {LOWER_MARK}" if words.better == metric_wording.LOWER else ""
+    lower = f" {LOWER_MARK}" if metric_wording.better(metric) == metric_wording.LOWER else ""
     name = f'<span class="name">{escape(words.title)}{lower}</span><small>{escape(metric)}</small>'
     cells = []
     for label in labels:
@@ -192,7 +202,7 @@ def _page_row(metric: str, measured: Mapping[str, Measurement], labels: Sequence
 
 def best_of(metric: str, measured: Mapping[str, Measurement]) -> set[str]:
     """Return the labels of the best value; none where no direction is better, or there is one."""
-    better = metric_wording.wording_of(metric).better
+    better = metric_wording.better(metric)
     values = {label: one.value for label, one in measured.items() if not math.isnan(one.value)}
     if better == metric_wording.NEITHER or len(values) < 2:
         return set()

@@ -86,7 +86,10 @@ def _panels(scenes: Sequence[np.ndarray], examples: Sequence[Mapping[str, Any]],
     cards = []
     for scene, example in zip(scenes, examples, strict=True):
         shown = [(Image.fromarray(scene), "the picture")] + [
-            (scene_figures.heat_panel(scene, query, space), f"“{query['phrase']}”")
+            (
+                scene_figures.heat_panel(scene, query["maps"][space], query["boxes"]),
+                f"“{query['phrase']}”",
+            )
             for query in example["queries"]
         ]
         panels = "".join(

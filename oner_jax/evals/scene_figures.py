@@ -52,17 +52,19 @@ def heat_maps(
 
 
 def heat_panel(
-    picture: UInt8[np.ndarray, "height width 3"], query: Mapping[str, Any], space: str
+    picture: UInt8[np.ndarray, "height width 3"],
+    patches: Sequence[float],
+    boxes: Sequence[Sequence[float]],
 ) -> Image.Image:
-    """Return one phrase's map, box and hottest point over the picture, without any words."""
+    """Return one phrase's map, its boxes and hottest point over the picture, without any words."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(PANEL_INCHES, PANEL_INCHES), dpi=SHOWN_PIXELS / PANEL_INCHES)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    heat = upsampled(np.array([query["maps"][space]]), MAP_PIXELS)[0]
-    draw_heat(axes, LIGHT, picture, heat, query["boxes"])
+    heat = upsampled(np.array([patches]), MAP_PIXELS)[0]
+    draw_heat(axes, LIGHT, picture, heat, boxes)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])

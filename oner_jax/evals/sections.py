@@ -241,7 +241,7 @@ def measured_table(columns: Columns, dataset: str, tasks: Collection[str]) -> st
         own = measured[own_label]
         shown.append(
             [
-                _named(metric_wording.wording_of(metric)),
+                _named(metric),
                 format_value(own.chance, own.fraction),
                 f"{format_value(own.value, own.fraction)}<small>{_interval(own)}</small>",
                 shown_ratio(metric, own),
@@ -266,13 +266,13 @@ def geometry_table(columns: Columns, dataset: str) -> str:
     others = ["backbone", *list(columns)[1:]]
     shown = []
     for metric, measured in metric_rows(columns):
-        task, of, name = metric.split("/")
+        task, of, _ = metric.split("/")
         if of != dataset or task != "geometry":
             continue
-        words, own = metric_wording.GEOMETRY[name], measured[own_label]
+        own = measured[own_label]
         shown.append(
             [
-                _named(words),
+                _named(metric),
                 format_value(own.chance, own.fraction),
                 format_value(own.value, own.fraction),
                 *_values(measured, others),
@@ -310,9 +310,10 @@ def verdict(found: Mapping[str, Measurement]) -> str:
     )
 
 
-def _named(words: metric_wording.Wording) -> str:
+def _named(metric: str) -> str:
+    words = metric_wording.wording_of(metric)
     reference = f" Reference: {words.reference}." if words.reference else ""
-    lower = words.better == metric_wording.LOWER
+    lower = metric_wording.better(metric) == metric_wording.LOWER
     arrow = f' <span title="lower is better">{LOWER_MARK}</span>' if lower else ""
     return (
         f'<span class="name">{escape(words.title)}{arrow}</span>'

@@ -97,7 +97,7 @@ def text_table(columns: Columns) -> str:
 
 def shown_ratio(metric: str, measured: Measurement) -> str:
     """Return how many times chance a metric is where higher is better; a mark where lower is."""
-    better = metric_wording.wording_of(metric).better
+    better = metric_wording.better(metric)
     if better == metric_wording.HIGHER:
         return format_ratio(measured.ratio)
     return LOWER_MARK if better == metric_wording.LOWER else ""
