@@ -162,20 +162,20 @@ class Overview:
             open_rows, folded_rows = by_dataset.setdefault(dataset, ([], []))
             rows = open_rows if task in OPEN_TASKS else folded_rows
             rows.append(_page_row(metric, measured, labels))
-        for dataset, found in by_dataset.items():
+        for dataset, both in by_dataset.items():
             shown, others = (
                 page.table(["", "chance", *labels], rows, own=NO_COLUMN, kind="explained")
                 if rows
                 else ""
-                for rows in found
+                for rows in both
             )
             folded = page.folded(f"{dataset}: other tasks", others) if others and shown else others
             yield f"<h2>{escape(dataset)}</h2>{shown}{folded}"
         for title, found in self.compared.items():
-            shown = [[escape(text) for text in row] for row in difference_rows(found)]
+            differing = [[escape(text) for text in row] for row in difference_rows(found)]
             yield (
                 f"<h2>{escape(title)}</h2><p>{escape(wording.DIFFERENCES)}</p>"
-                f"{page.table(HEADER, shown, own=3)}"
+                f"{page.table(HEADER, differing, own=3)}"
             )
 
     def _foot(self) -> str:

@@ -163,7 +163,7 @@ def test_the_page_is_short_and_small(written):
 def test_bars_have_one_scale(written):
     text = written.read_text()
     cards = re.findall(r'<i style="width:([\d.]+)%"></i></span><span>([\d.]+)%', text)
-    full = float(re.search(r"a full one is ([\d.]+)%", text)[1])
+    (full,) = map(float, re.findall(r"a full one is ([\d.]+)%", text))
     assert len(cards) == 9, "three headlines of the model, the untrained one and chance"
     for width, value in cards:
         assert float(width) == pytest.approx(100 * float(value) / full, abs=0.2)

@@ -48,8 +48,8 @@ def page(report, request) -> Iterator[Any]:
         chromium.close()
 
 
-def measured(page: Any, selector: str, what: str) -> list[float]:
-    """A number of every element that the selector finds."""
+def measured(page: Any, selector: str, what: str) -> list[Any]:
+    """A number, or a text, of every element that the selector finds."""
     found = page.evaluate(
         f"[...document.querySelectorAll({selector!r})].map(each => {what})",
     )

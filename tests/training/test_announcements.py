@@ -1,6 +1,7 @@
 """What a person sees of a run: the time left, a progress bar that fits, warnings of its length."""
 
 import io
+import os
 import re
 import shutil
 import sys
@@ -65,7 +66,7 @@ def test_the_bar_fits_the_terminal_and_keeps_what_matters_most(columns, tmp_path
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda: shutil.os.terminal_size((columns, 24)))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
     with MetricsLog(epath.Path(tmp_path), first_step=0, total_steps=24_000) as log:
         assert not terminal.getvalue(), "no bar, and no time left, before the first step"
         log.begin(1)
