@@ -135,7 +135,7 @@ def curve(
         values = running_mean(values, len(values) // 20)
     axes.plot(steps, values, color=theme.accent, linewidth=1.8, solid_capstyle="round")
     axes.plot(steps[-1], values[-1], "o", color=theme.accent, markersize=4.5)
-    # The last value stands beside the title, where no line can run through it.
+    # The last value is next to the title, where no line can run through it.
     axes.set_title(f"{values[-1]:.3g}", loc="right", color=theme.accent, fontsize=11, pad=8)
     axes.set_xlabel("step", fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -32,7 +32,7 @@ with flag_help.group("Processes and devices"):
         "coordinator_address", None, "By hand on several hosts: host:port of process 0."
     )
     NUM_PROCESSES = flags.DEFINE_integer(
-        "num_processes", None, "By hand on several hosts: how many processes; 1 for this one alone."
+        "num_processes", None, "By hand on several hosts: number of processes; 1 for only this one."
     )
     PROCESS_ID = flags.DEFINE_integer(
         "process_id", None, "By hand on several hosts: this process's number, from 0."

@@ -20,7 +20,7 @@ METRICS = {**LOSSES, "pairs_per_sec": 1234.0, "mfu": 0.41}
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The clock of the log, changed by the test alone."""
+    """The clock of the log, changed only by the test."""
     now = {"seconds": 1000.0}
     monkeypatch.setattr(time, "monotonic", lambda: now["seconds"])
     return now
