@@ -36,7 +36,7 @@ def summary(output: epath.Path) -> Iterator[str]:
             yield f"dropped {counts.total():,} {of}; {output / DROPPED_FILE} lists them"
         for reason, count in counts.most_common():
             yield f"  {count:,} {reason}, as {examples[what, reason]}"
-    if decisions.TRAIN in manifests:
+    if {decisions.TRAIN, decisions.VALIDATION} <= manifests.keys():
         recipe = shlex.quote(f"--config=configs/oner.py:demo,data={output}")
         yield f"next: python -m oner_jax.data.check {recipe}"
 
