@@ -32,7 +32,9 @@ def define_flags() -> None:
     """The program's command line."""
     command_line.define_model_flags()
     path_flags.define("images", EXAMPLES, "pictures: a folder, anything ingest reads, or an index")
-    flags.DEFINE_enum("images_format", "", ["", *sources.FORMATS], "empty: find it out")
+    flags.DEFINE_enum(
+        "images_format", "", ["", *sources.FORMATS], "format of the pictures; found if not given"
+    )
     path_flags.define(
         "cache", "~/.cache/oner_jax/page", "folder to keep embeddings in", Access.LOCAL
     )
@@ -65,6 +67,7 @@ def main(_: Sequence[str]) -> None:
         collection = open_collection(model, values.images, values.images_format, cache)
         drawn_map = make_map(model, collection)
         page = interface.Page(model, collection, values.k)
+        page.warm_up()
         interface.serve(interface.build(page, drawn_map), values.host, values.port)
 
 

@@ -10,6 +10,7 @@ is new or changed is embedded, and rows of what has gone are removed. `--model` 
 export; without it, the released model.
 """
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from oner_jax.data.command_line import required
 from oner_jax.errors import run_program
 from oner_jax.files import Access
 from oner_jax.indexing import command_line
+from oner_jax.indexing.index import is_index
 from oner_jax.indexing.work import FILE_FORMATS
 
 
@@ -27,7 +29,7 @@ def define_flags() -> None:
     """The program's command line."""
     command_line.define_flags()
     path_flags.define("output", None, "folder to make", Access.LOCAL)
-    flags.DEFINE_enum("format", FILE_FORMATS[0], FILE_FORMATS, "of the embeddings")
+    flags.DEFINE_enum("format", FILE_FORMATS[0], FILE_FORMATS, "format of the embeddings")
 
 
 def main(_: Sequence[str]) -> None:
@@ -36,6 +38,15 @@ def main(_: Sequence[str]) -> None:
     model = command_line.chosen_model()
     made = command_line.embed_source(model, source, Path(output), flags.FLAGS.format)
     print(f"{output}: {command_line.described(made)}")
+    if is_index(Path(output)):
+        index, words = shlex.quote(f"--index={output}"), '--text="a red car"'
+        print(f"next: python -m oner_jax.search {index} {_chosen_model()}{words}")
+
+
+def _chosen_model() -> str:
+    """Return the flag that names the same model to another program; nothing for the default."""
+    model = flags.FLAGS["model"]
+    return f"{shlex.quote(f'--model={model.value}')} " if model.present else ""
 
 
 if __name__ == "__main__":

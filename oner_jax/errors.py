@@ -6,12 +6,15 @@ failed, storage fails or training diverges (one line), or anything else (traceba
 """
 
 import contextlib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
+
+from oner_jax import flag_help
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -53,15 +56,23 @@ def run_program(
         # Imported here because it raises this module's errors.
         from oner_jax import path_flags
 
+        if flag_help.asked_for(arguments):
+            flag_help.show(main)
+            sys.exit(0)
         try:
             arguments = path_flags.expanded_config(list(arguments))
             check_arguments(arguments)
-            return flags.FLAGS(arguments)
+            rest = flags.FLAGS(arguments)
+            if unused := flag_help.unused(main):
+                raise InputError(f"--{unused[0]}: this program has no such option (see --help)")
+            return rest
         except InputError as error:
             _exit_bad_input(error)
+        except SystemExit:
+            sys.exit(0)  # after --helpfull or --helpxml, where absl ends with 1
         except (AttributeError, KeyError) as error:
             # How ml_collections answers an override of a key that the recipe does not have.
-            _exit_bad_input("unknown config key " + " ".join(str(error.args[0]).split()))
+            _exit_bad_input(_unknown_key(error, arguments))
         except (flags.Error, TypeError, ValueError) as error:
             _exit_bad_input(" ".join(str(error).split()))
 
@@ -109,6 +120,26 @@ def report(error: BaseException) -> int:
         return EXIT_FAILED
     traceback.print_exception(error)
     return EXIT_FAILED
+
+
+def _unknown_key(error: AttributeError | KeyError, arguments: Sequence[str]) -> str:
+    """Return the line for a key that the recipe lacks: its path as typed, and the nearest one."""
+    reason = error.args[0] if error.args else error
+    # ml_collections answers with an error inside of an error: 'KEY', then "Did you mean".
+    text = str(reason.args[0] if isinstance(reason, Exception) and reason.args else reason)
+    found = re.match(r"'(?P<key>[^']+)'(?:\s*Did you mean \"(?P<near>[^\"]+)\")?", text)
+    if inside := re.search(r"Attempting to lookup: (\S+)", text):
+        return f"unknown config key {inside[1]!r}: what stands before the last dot holds a value"
+    if found is None:
+        return "unknown config key: " + " ".join(text.split())
+    key, near = found["key"], found["near"]
+    for argument in arguments:
+        path = argument.lstrip("-").partition("=")[0].split(".")[1:]
+        if key in path:
+            before = path[: path.index(key)]
+            key, near = ".".join([*before, key]), near and ".".join([*before, near])
+            break
+    return f"unknown config key {key!r}" + (f" (did you mean {near!r}?)" if near else "")
 
 
 def _exit_bad_input(message: object) -> NoReturn:

@@ -8,6 +8,9 @@ from absl import flags
 from oner_jax.errors import InputError
 from oner_jax.files import Access, check_reachable, is_remote, usable
 
+# Flags that are defined here belong to the module that asked for them: `--help` lists them there.
+flags.disclaim_key_flags()
+
 
 class _PathParser(flags.ArgumentParser):
     def __init__(self, name: str, access: Access):

@@ -5,6 +5,8 @@ checkpoint; data order, masks and result are those of a run that never stopped.
 """
 
 import functools
+import shlex
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from oner_jax.data.pipeline import TrainingData
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
+VERBOSE = flags.DEFINE_bool("verbose", False, "Also print every parameter array and its shape.")
 WORKDIR = path_flags.define(
     "workdir", None, "Folder of the run; made if it is not there.", Access.GS
 )
@@ -98,6 +101,10 @@ def train(config: ConfigDict, folder: epath.Path, stop: StopRequest) -> TrainSta
                 preflight=speeds,
             )
             print(workdir.describe(config, parameters, recipe.mesh, data, first_step))
+            for warning in workdir.too_many_epochs(config, data):
+                print(warning, file=sys.stderr, flush=True)
+            if VERBOSE.value:
+                print(workdir.describe_parameters(parameters))
             print(speeds.describe() if speeds else "preflight   off", flush=True)
         log = MetricsLog(
             folder if distributed.is_main() else None,
@@ -188,6 +195,8 @@ def main(_: Sequence[str]) -> None:
         train(CONFIG.value, epath.Path(WORKDIR.value), stop)
         if distributed.is_main():
             print(f"finished in {time.monotonic() - started:.0f} s: {WORKDIR.value}")
+            following = ["python", "-m", "oner_jax.evaluate", f"--workdir={WORKDIR.value}"]
+            print(f"next        {shlex.join(following)}")
 
 
 if __name__ == "__main__":

@@ -66,11 +66,25 @@ def metrics(workdir: Path, *, without=TIMES) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished_and_said(tmp_path_factory) -> tuple[Path, str]:
     workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
     result = run(workdir)
     assert result.returncode == 0, result.stderr
-    return workdir
+    return workdir, result.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(finished_and_said) -> Path:
+    return finished_and_said[0]
+
+
+def test_it_prints_a_summary_then_that_it_compiles_and_at_the_end_what_to_type(finished_and_said):
+    workdir, said = finished_and_said
+    lines = said.splitlines()
+    heads = [line.split(" ")[0] for line in lines]
+    assert heads[:4] == ["parameters", "devices", "data", "run"], "and no table of arrays"
+    assert heads.index("compiling") + 1 == heads.index("step")
+    assert lines[-1] == f"next        python -m oner_jax.evaluate --workdir={workdir}"
 
 
 def test_a_run_leaves_what_it_was_and_what_it_did(finished):

@@ -136,11 +136,14 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file("config", None, "recipe, as FILE.py[:argument]")
     path_flags.define("output", None, "directory for pictures of what is in the data", Access.STORE)
     flags.DEFINE_integer("sample", 1000, "records of each dataset to decode", lower_bound=1)
-    flags.DEFINE_float("seconds", 10.0, "for which the input is timed", lower_bound=0.1)
+    flags.DEFINE_float("seconds", 10.0, "seconds for which the input is timed", lower_bound=0.1)
     flags.DEFINE_string("topology", None, "where to train, as v5e:16x16 or h100:8")
     flags.DEFINE_float("assumed_mfu", 0.5, "fraction of the peak that the step reaches", 0.01, 1.0)
     flags.DEFINE_float(
-        "needed_pairs_per_second", None, "for each host, instead of --topology", lower_bound=0.0
+        "needed_pairs_per_second",
+        None,
+        "what the step needs on each host, instead of --topology",
+        lower_bound=0.0,
     )
 
 

@@ -12,11 +12,31 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# Read by TensorFlow's C++ side at import: hide all but fatal messages. What decoders say of a
-# damaged file comes as an exception, too. oneDNN, of no use to an input pipeline, is off because it
-# announces itself before logging can be configured.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# oneDNN, of no use to an input pipeline, is off because it announces itself before logging can be
+# configured.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_JAX_DEFAULT, _FATAL_ONLY = "1", "3"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """While TensorFlow is imported, hide all of its C++ messages but fatal ones.
+
+    Decoders report a damaged file as an exception, too. JAX reads the same variable, and sets it if
+    it is imported first, so that JAX's own value is overruled here and put back. A user's stays.
+    """
+    before = os.environ.get(_LOG_LEVEL)
+    if before in (None, _JAX_DEFAULT):
+        os.environ[_LOG_LEVEL] = _FATAL_ONLY
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_LOG_LEVEL)
+        else:
+            os.environ[_LOG_LEVEL] = before
 
 
 @contextlib.contextmanager
@@ -36,7 +56,7 @@ def _without_keras() -> Iterator[None]:
         del sys.modules["keras"]
 
 
-with _without_keras():
+with _quiet(), _without_keras():
     import tensorflow as tf
 
 # `tensorflow.keras` is imported when somebody asks for it, from where TensorFlow would have looked.

@@ -15,17 +15,18 @@ requirements-beam.txt (`make test-beam` makes one).
 import pickle
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import apache_beam as beam
 from absl import flags
-from apache_beam.options.pipeline_options import PipelineOptions
 from etils import epath
 
 from oner_jax.data.ingest import write_dataset
 from oner_jax.data.ingestion import command_line, report
 from oner_jax.data.ingestion.staging import Staging
-from oner_jax.errors import run_program
+from oner_jax.errors import InputError, run_program
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 Task = TypeVar("Task")
 
@@ -33,7 +34,7 @@ Task = TypeVar("Task")
 class BeamRunner:
     """Does tasks as a pipeline: one element for each, spread over the workers."""
 
-    def __init__(self, options: PipelineOptions, staging: Staging):
+    def __init__(self, options: "PipelineOptions", staging: Staging):
         self._options = options
         self._staging = staging
 
@@ -41,6 +42,8 @@ class BeamRunner:
         self, function: Callable[[Task], object], tasks: Sequence[Task], examples: int | None
     ) -> Iterator[Task]:
         """Gives the tasks when all are done."""
+        import apache_beam as beam
+
         if tasks:
             file, places = self._filed(tasks)
             with beam.Pipeline(options=self._options) as pipeline:
@@ -74,11 +77,20 @@ def _do_filed(
 def define_flags() -> None:
     """The program's command line; not at import, where it would be every program's."""
     command_line.define_flags()
-    flags.DEFINE_string("pipeline_options", "", "of Beam and its runner, as on a command line")
+    flags.DEFINE_string(
+        "pipeline_options", "", "options of Beam and its runner, as on a command line"
+    )
 
 
 def main(_: Sequence[str]) -> None:
     """Reads the source, writes the dataset, and says what to train on."""
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"Apache Beam is not installed ({error.name}): in an environment of its own, pip "
+            "install -r requirements.txt -r requirements-beam.txt"
+        ) from None
     parts, source, output, options = command_line.chosen()
     pipeline_options = PipelineOptions(shlex.split(flags.FLAGS.pipeline_options))
     runner = BeamRunner(pipeline_options, Staging(epath.Path(output)))

@@ -21,6 +21,7 @@ import hashlib
 import io
 import itertools
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -323,6 +324,7 @@ def main(_: Sequence[str]) -> None:
         f"examples; {PAD_ID} <pad>, {UNKNOWN_ID} <unk>, {MASK_ID} {MASK_PIECE}, then 256 bytes, "
         f"then pieces; {values.normalization}"
     )
+    print(f"next: train with {shlex.quote(f'--config.data.tokenizer={output}')}")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from oner_jax import flag_help
 from oner_jax.data.preprocessing import encoder_pixels
 from oner_jax.data.text import Tokenizer
+from oner_jax.errors import InputError, report
 from oner_jax.models.embedding import Embedder
 from oner_jax.training.checkpoints import load_run
 
@@ -96,9 +98,19 @@ def register() -> None:
 
 
 def main() -> None:
-    """CLIP_benchmark's own program, with our model type as the default."""
-    from clip_benchmark import cli
-
+    """Run CLIP_benchmark's own program, with our model type as the default."""
+    try:
+        import torch  # noqa: F401  CLIP_benchmark imports it late
+        from clip_benchmark import cli
+    except ModuleNotFoundError as error:
+        if flag_help.asked_for(sys.argv):
+            print(__doc__)
+            return
+        missing = InputError(
+            f"CLIP_benchmark is not installed ({error.name}): pip install "
+            '"oner_jax[clip_benchmark]"'
+        )
+        sys.exit(report(missing))
     register()
     if "eval" in sys.argv[1:2]:
         own = ["--model_type", MODEL_TYPE, "--model", MODEL_TYPE]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ OWN_TEMPLATES = "names"
 class Place:
     """Where a dataset is: a split of records, or a file of pictures with boxes.
 
-    `training` is the split that classifiers are fitted on, `how` tells how to get what is missing.
+    `training` is the split that classifiers are fitted on, `how` the command that makes a
+    benchmark.
     """
 
     split: str = ""
@@ -50,7 +52,10 @@ class Place:
         try:
             return open_split(self.split).content_hash
         except InputError as error:
-            raise InputError(f"{error}{self.how}") from error
+            if not self.how:
+                raise
+            state = error if epath.Path(self.split).exists() else f"there is no {self.split}"
+            raise InputError(f"{state}; make it with {self.how}") from error
 
     def dataset(self, name: str, image_size: int) -> Dataset:
         """The dataset for a model that sees pictures of this size."""
@@ -150,7 +155,10 @@ def _place(name: str, known: Mapping[str, str], data_directory: epath.Path) -> P
     if protocol:
         folder = data_directory / name
         split = str(folder / protocol.split)
-        how = f" --source={protocol.source} --output={folder} (docs/datasets.md)"
+        how = (
+            f"python -m oner_jax.data.ingest --source={protocol.source} "
+            f"--output={shlex.quote(str(folder))} (docs/datasets.md)"
+        )
         return Place(split, None, templates, training_split_beside(split), how)
     if not {"/", ":"} & set(name):
         raise InputError(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PANEL_INCHES = (3.7, 2.7)
 SQUARE_INCHES = (3.7, 3.9)
 DOTS_PER_INCH = 200
+_TITLE_CHARACTERS = 36  # as wide as a panel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,7 @@ def _panel(theme: Theme, title: str, inches: tuple[float, float]) -> "tuple[Figu
 def dress(axes: "Axes", theme: Theme, title: str) -> None:
     """Give axes the style of the report."""
     axes.set_facecolor(theme.background)
+    title = textwrap.fill(title, _TITLE_CHARACTERS)
     axes.set_title(title, loc="left", color=theme.text, fontsize=11, fontweight="bold", pad=8)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
@@ -133,16 +135,8 @@ def curve(
         values = running_mean(values, len(values) // 20)
     axes.plot(steps, values, color=theme.accent, linewidth=1.8, solid_capstyle="round")
     axes.plot(steps[-1], values[-1], "o", color=theme.accent, markersize=4.5)
-    axes.annotate(
-        f"{values[-1]:.3g}",
-        (steps[-1], values[-1]),
-        xytext=(0, 7),
-        textcoords="offset points",
-        ha="right",
-        color=theme.text,
-        fontsize=10,
-        fontweight="bold",
-    )
+    # The last value is next to the title, where no line can run through it.
+    axes.set_title(f"{values[-1]:.3g}", loc="right", color=theme.accent, fontsize=11, pad=8)
     axes.set_xlabel("step", fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -183,17 +177,37 @@ def curves_by_run(
     return figure
 
 
-def confusion_matrix(theme: Theme, title: str, found: Mapping[str, Any]) -> "Figure":
-    """`classification.confusion` as shares of each row; the last column is any other answer."""
-    from matplotlib.colors import LinearSegmentedColormap
+# Of confusion matrices, in inches: their fields and the room for names are as large in every one.
+_FIELD, _NAMES, _TITLE, _EDGE = 0.28, 1.75, 0.45, 0.1
 
+
+def _confusion(found: Mapping[str, Any]) -> tuple[np.ndarray, list[str]]:
+    """Return counts and the names of columns; without any other answer there is no such column."""
     counts, names = np.array(found["counts"], np.float64), list(found["classes"])
     if not counts[:, -1].any():
         counts = counts[:, :-1]
-    columns = names + ["other"] * (counts.shape[1] - len(names))
+    return counts, names + ["other"] * (counts.shape[1] - len(names))
+
+
+def confusion_inches(found: Mapping[str, Any]) -> tuple[float, float]:
+    """Return width and height of a confusion matrix with its names."""
+    rows, columns = _confusion(found)[0].shape
+    return _NAMES + _FIELD * columns + _EDGE, _TITLE + _FIELD * rows + _NAMES
+
+
+def confusion_matrix(theme: Theme, title: str, found: Mapping[str, Any]) -> "Figure":
+    """`classification.confusion` as shares of each row; the last column is any other answer."""
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+
+    counts, columns = _confusion(found)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = 1.9 + 0.24 * len(names)
-    figure, axes = _panel(theme, title, (side + 0.4, side))
+    width, height = confusion_inches(found)
+    rows = len(counts)
+    figure = Figure(figsize=(width, height), facecolor=theme.background)
+    left, bottom = _NAMES / width, _NAMES / height
+    axes = figure.add_axes((left, bottom, _FIELD * len(columns) / width, _FIELD * rows / height))
+    dress(axes, theme, title)
     colours = LinearSegmentedColormap.from_list("share", [theme.background, theme.accent])
     axes.imshow(shares, cmap=colours, vmin=0, vmax=100)
     for row, column in np.argwhere(shares >= 10).tolist():
@@ -203,12 +217,12 @@ def confusion_matrix(theme: Theme, title: str, found: Mapping[str, Any]) -> "Fig
             f"{shares[row, column]:.0f}",
             ha="center",
             va="center",
-            fontsize=6,
+            fontsize=7.5,
             color=theme.background if shares[row, column] > 55 else theme.text,
         )
     short = [textwrap.shorten(name, 24, placeholder="…") for name in columns]
-    axes.set_xticks(range(len(short)), short, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(names)), short[: len(names)], fontsize=7)
+    axes.set_xticks(range(len(short)), short, rotation=90, fontsize=9)
+    axes.set_yticks(range(rows), short[:rows], fontsize=9)
     axes.grid(False)
     return figure
 

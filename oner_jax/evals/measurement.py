@@ -17,6 +17,10 @@ from oner_jax.evals.bootstrap import (
 
 Resampled = Float[np.ndarray, "resamples"]
 
+# Our choice: a share of fewer cases has an interval of some 35 points, which tells models of
+# nothing apart.
+FEWEST_CASES = 30
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measurement:
@@ -82,6 +86,11 @@ class Measurement:
     def ratio(self) -> float:
         """How many times chance; nan where chance is not positive."""
         return self.value / self.chance if self.chance > 0 else math.nan
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few cases to judge by the value."""
+        return 0 < self.cases < FEWEST_CASES
 
     def to_json(self) -> dict[str, Any]:
         """The form stored in a cell of `eval/`; nan, which JSON lacks, as null."""

@@ -5,14 +5,23 @@ import dataclasses
 from oner_jax.evals.corruptions import CORRUPTIONS
 from oner_jax.evals.readouts import READ_OUTS
 
+# Which values of a measurement are better. Neither: a control, to compare others with.
+HIGHER, LOWER, NEITHER = "higher", "lower", "neither"
+# How the names of controls end: measured without the model, the phrase, the prompt or the thing.
+CONTROLS = (
+    *("_other_phrase", "_centre", "_whole", "_salient"),
+    *("_no_prompt", "_elsewhere", "_words_only"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Wording:
-    """Title of a measurement, what it says, and what its reference (chance) is."""
+    """Title of a measurement, what it says, what its reference (chance) is, what is better."""
 
     title: str
     meaning: str
     reference: str = ""
+    better: str = HIGHER
 
 
 RETRIEVAL = {
@@ -102,18 +111,21 @@ GEOMETRY = {
         "How far the average picture lies from the average caption. Both live on a sphere of "
         "radius 1, so 2 is the most there can be and 0 means no gap.",
         "the same points with their labels dealt out at random",
+        better=LOWER,
     ),
     "modality_variance": Wording(
         "share of all variance between the modalities",
         "The same distance in units of how spread out the points are. 100 % would mean that "
         "nothing but the modality moves a point.",
         "the same points with their labels dealt out at random",
+        better=LOWER,
     ),
     "modality_classifier": Wording(
         "can a straight cut tell pictures from captions?",
         "Accuracy of a linear classifier on pairs it was not fitted on. 100 % means two islands, "
         "50 % means that nothing gives the modality away.",
         "a coin",
+        better=LOWER,
     ),
     "pooled_text_R@1": Wording(
         "picture → caption, pictures in the way",
@@ -141,38 +153,45 @@ GEOMETRY = {
         "Mean cosine of the embedding of picture-and-caption to the picture alone. 1 means that "
         "the joint view is the picture.",
         "pairs that do not belong together",
+        better=NEITHER,
     ),
     "cos_joint_text": Wording(
         "joint view ↔ its caption",
         "The same to the caption alone. The two should be close to each other.",
         "pairs that do not belong together",
+        better=NEITHER,
     ),
     "change_other_caption": Wording(
         "joint view moves with another caption",
         "How far (1 − cosine) the joint view moves when the picture gets somebody else's caption. "
         "Near 0 would mean that the words are ignored.",
         "two unrelated joint views",
+        better=NEITHER,
     ),
     "change_other_picture": Wording(
         "joint view moves with another picture",
         "The same for another picture under the same caption.",
         "two unrelated joint views",
+        better=NEITHER,
     ),
     "alignment": Wording(
         "alignment",
         "Mean squared distance between a picture and its caption (Wang & Isola): lower is better.",
         "a picture and somebody else's caption",
+        better=LOWER,
     ),
     "uniformity_image": Wording(
         "uniformity of pictures",
         "How evenly the pictures spread over the sphere (Wang & Isola): lower is more even, "
         "0 means all in one point.",
         "a perfectly even spread",
+        better=LOWER,
     ),
     "uniformity_text": Wording(
         "uniformity of captions",
         "The same for the distinct captions.",
         "a perfectly even spread",
+        better=LOWER,
     ),
 }
 
@@ -259,9 +278,12 @@ REASONING = {
         "Where the name of the prompted thing stands in the list: 0 % is first, lower is better. "
         "The prompt is the answer, so compare with the same prompt where the thing is not shown.",
         "a random list",
+        better=LOWER,
     ),
     "name_place_no_prompt": Wording(
-        "… without a prompt", "The same things in the list of the scene alone.", "a random list"
+        "… without a prompt",
+        "The same things in the list of the scene alone.",
+        "a random list",
     ),
     "name_place_elsewhere": Wording(
         "… at a scene that does not show it",
@@ -290,9 +312,12 @@ REASONING = {
         "The prompt is only a category, such as “animals nature”; the thing of that category in "
         "the scene should rise.",
         "a random list",
+        better=LOWER,
     ),
     "category_place_no_prompt": Wording(
-        "… without a prompt", "The same things in the list of the scene alone.", "a random list"
+        "… without a prompt",
+        "The same things in the list of the scene alone.",
+        "a random list",
     ),
     "category_place_words_only": Wording(
         "… the prompt without the scene",
@@ -344,3 +369,20 @@ BY_TASK = {
     "localisation": LOCALISATION,
     "reasoning": REASONING,
 }
+
+
+def wording_of(metric: str) -> Wording:
+    """Return what to call the metric `task/dataset/name`; its own name where there are no words."""
+    task, _, name = metric.split("/")
+    if words := BY_TASK.get(task, {}).get(name):
+        return words
+    for kind, question in QUESTIONS.items():
+        asked, _, found = name.removeprefix(f"{kind}_").partition("_")
+        if name.startswith(f"{kind}_") and asked in QUERIES:
+            return Wording(f"{question.title}: {QUERIES[asked]}, {found}", question.meaning)
+    return Wording(f"{task}: {name}", "")
+
+
+def better(metric: str) -> str:
+    """Return which values of `task/dataset/name` are better: HIGHER, LOWER or NEITHER."""
+    return NEITHER if metric.endswith(CONTROLS) else wording_of(metric).better

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+PIXELS_PER_INCH = 96
+
+
 def mistakes(columns: Columns, pictures: ReadPictures, add_figure: AddFigure) -> str:
     """Confusion matrices, the most certain mistakes and corruptions of the first column.
 
@@ -20,7 +23,7 @@ def mistakes(columns: Columns, pictures: ReadPictures, add_figure: AddFigure) ->
     """
     parts = []
     for dataset, cells in next(iter(columns.values())).items():
-        drawn = []
+        drawn, curves = [], []
         for task in ("zeroshot", "probe"):
             found = cells[task].content.get("confusion") if task in cells else None
             if found:
@@ -30,10 +33,11 @@ def mistakes(columns: Columns, pictures: ReadPictures, add_figure: AddFigure) ->
                         f"confusion {dataset} {task}",
                         f"Which classes are taken for which: {dataset}, {title}",
                         functools.partial(figures.confusion_matrix, title=title, found=found),
+                        round(PIXELS_PER_INCH * figures.confusion_inches(found)[0]),
                     )
                 )
         if "robustness" in cells:
-            drawn += _corruptions(dataset, cells["robustness"].content, add_figure)
+            curves = _corruptions(dataset, cells["robustness"].content, add_figure)
         failures = cells["zeroshot"].content.get("failures") if "zeroshot" in cells else None
         if failures:
             shown = pictures(dataset, sorted({failure["index"] for failure in failures}))
@@ -44,7 +48,11 @@ def mistakes(columns: Columns, pictures: ReadPictures, add_figure: AddFigure) ->
         if drawn:
             parts.append(
                 f"<h3>{escape(dataset)}: what is taken for what</h3>"
-                f"<p>{escape(wording.CONFUSION)}</p>{page.grid(drawn, 'pairs')}"
+                f'<p>{escape(wording.CONFUSION)}</p><div class="matrices">{"".join(drawn)}</div>'
+            )
+        if curves:
+            parts.append(
+                f"<h3>{escape(dataset)}: what corruptions leave</h3>{page.grid(curves, 'pairs')}"
             )
     title = f'<h2 id="mistakes">{sections.LINKS["mistakes"]}</h2>'
     return title + ("\n".join(parts) or '<p class="muted">Not measured: no labels.</p>')
@@ -70,4 +78,4 @@ def _gallery(failures: Sequence[Mapping[str, Any]], pictures: "Mapping[int, Imag
         "</small></figcaption></figure>"
         for failure in failures
     )
-    return f'<div class="card"><div class="query"><div class="found">{shown}</div></div></div>'
+    return f'<div class="card faults">{shown}</div>'

@@ -1,6 +1,7 @@
 """What an evaluation writes for people to read: the report with pictures, and the overview."""
 
 import functools
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,35 +26,41 @@ def write(request: Request, results: Results) -> list[epath.Path]:
     The report with pictures of the last checkpoint of each run, where all tasks were done that it
     shows; the overview, with its tables beside it, where there are several checkpoints or `--out`.
     """
+    out = request.out_folder
+    folder = out or request.folders[0] / "report"
+    overview_path: epath.Path | None = None
+    if out is not None or len(results.own) + len(results.others) > 1:
+        overview_path = folder / ("checkpoints.html" if out is None else "index.html")
     reports = {}
     if request.reported:
         last = {column.run: column for column in results.own}  # in ascending order of steps
-        reports = {run: _report(request, results, column) for run, column in last.items()}
+        reports = {
+            run: _report(request, results, column, overview_path) for run, column in last.items()
+        }
     pages = list(reports.values())
-    out = request.out_folder
-    if out is not None or len(results.own) + len(results.others) > 1:
-        folder = out or request.folders[0] / "report"
+    if overview_path is not None:
         overview = Overview(
             columns=results.columns,
             compared=results.compared,
             notes=results.notes,
-            reports={run: str(path.relative_to(folder)) for run, path in reports.items()},
+            reports={run: os.path.relpath(path, folder) for run, path in reports.items()},
             origin=results.origin,
         )
-        name = "checkpoints.html" if out is None else "index.html"
-        pages.insert(0, overview.write(folder, name))
+        pages.insert(0, overview.write(folder, overview_path.name))
     return pages
 
 
-def _report(request: Request, results: Results, column: Column) -> epath.Path:
+def _report(
+    request: Request, results: Results, column: Column, overview: epath.Path | None
+) -> epath.Path:
     """The report of one checkpoint, beside the beginning of its run and the compared ones."""
     checkpoint = results.checkpoints[column.label]
     out = request.out_folder
     beside = [other for other in results.beginnings if other.run == column.run] + results.others
+    directory = checkpoint.workdir / "report" if out is None else out / "report" / slug(column.run)
     report = Report(
-        directory=checkpoint.workdir / "report"
-        if out is None
-        else out / "report" / slug(column.run),
+        directory=directory,
+        overview=None if overview is None else os.path.relpath(overview, directory),
         step=column.step,
         columns=by_label([column, *beside]),
         history=History.read(checkpoint.workdir, column.step),

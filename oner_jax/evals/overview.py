@@ -10,12 +10,19 @@ from html import escape
 
 from etils import epath
 
-from oner_jax.evals import figures, page, wording
+from oner_jax.evals import figures, metric_wording, page, wording
 from oner_jax.evals.differences import HEADER, Difference, difference_rows
 from oner_jax.evals.features import PRIMARY
 from oner_jax.evals.measurement import Measurement, format_value
 from oner_jax.evals.suite import Origin
-from oner_jax.evals.table import Column, by_label, markdown, metric_rows
+from oner_jax.evals.table import (
+    FEW_MARK,
+    LOWER_MARK,
+    Column,
+    by_label,
+    markdown,
+    metric_rows,
+)
 from oner_jax.files import write_whole
 
 # Metrics whose curves are drawn, by task: the names' ends.
@@ -32,6 +39,8 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "multimodal": ("joint_R@10",),
     "robustness": ("_corrupted",),
 }
+
+OPEN_TASKS = ("retrieval", "zeroshot")  # the others' numbers are folded on the page
 
 NO_COLUMN = -1  # of many checkpoints none stands out
 
@@ -125,8 +134,9 @@ class Overview:
         for metric, by_run in lines.items():
             if max(len(points) for points in by_run.values()) < 2:
                 continue
-            task, dataset, name = metric.split("/")
-            draw = partial(figures.curves_by_run, title=f"{task}: {name}", lines=by_run)
+            dataset = metric.split("/")[1]
+            title = metric_wording.wording_of(metric).title
+            draw = partial(figures.curves_by_run, title=title, lines=by_run)
             renderings = {theme.name: figures.render(draw(theme)) for theme in figures.THEMES}
             description = f"{metric} over training steps"
             panels.setdefault(dataset, []).append(page.figure(renderings, description))
@@ -146,14 +156,27 @@ class Overview:
         return lines
 
     def _tables(self) -> Iterator[str]:
-        for dataset, lines in self._by_dataset():
-            shown = [[escape(text) for text in line] for line in lines[1:]]
-            yield f"<h2>{escape(dataset)}</h2>{page.table(lines[0], shown, own=NO_COLUMN)}"
+        labels = [column.label for column in self.columns]
+        by_dataset: dict[str, tuple[list[list[str]], list[list[str]]]] = {}
+        for metric, measured in metric_rows(by_label(self.columns)):
+            task, dataset, _ = metric.split("/")
+            open_rows, folded_rows = by_dataset.setdefault(dataset, ([], []))
+            rows = open_rows if task in OPEN_TASKS else folded_rows
+            rows.append(_page_row(metric, measured, labels))
+        for dataset, both in by_dataset.items():
+            shown, others = (
+                page.table(["", "chance", *labels], rows, own=NO_COLUMN, kind="explained")
+                if rows
+                else ""
+                for rows in both
+            )
+            folded = page.folded(f"{dataset}: other tasks", others) if others and shown else others
+            yield f"<h2>{escape(dataset)}</h2>{shown}{folded}"
         for title, found in self.compared.items():
-            shown = [[escape(text) for text in row] for row in difference_rows(found)]
+            differing = [[escape(text) for text in row] for row in difference_rows(found)]
             yield (
                 f"<h2>{escape(title)}</h2><p>{escape(wording.DIFFERENCES)}</p>"
-                f"{page.table(HEADER, shown, own=3)}"
+                f"{page.table(HEADER, differing, own=3)}"
             )
 
     def _foot(self) -> str:
@@ -164,10 +187,36 @@ class Overview:
         )
 
 
+def _page_row(metric: str, measured: Mapping[str, Measurement], labels: Sequence[str]) -> list[str]:
+    """Return a row of the page's table: plain name, chance, every checkpoint, the best marked."""
+    words = metric_wording.wording_of(metric)
+    first = next(iter(measured.values()))
+    best = best_of(metric, {label: measured[label] for label in labels if label in measured})
+    lower = f" {LOWER_MARK}" if metric_wording.better(metric) == metric_wording.LOWER else ""
+    name = f'<span class="name">{escape(words.title)}{lower}</span><small>{escape(metric)}</small>'
+    cells = []
+    for label in labels:
+        shown = escape(_with_interval(measured.get(label)))
+        cells.append(f'<strong class="best">{shown}</strong>' if label in best else shown)
+    return [name, format_value(first.chance, first.fraction), *cells]
+
+
+def best_of(metric: str, measured: Mapping[str, Measurement]) -> set[str]:
+    """Return the labels of the best value; none where no direction is better, or there is one."""
+    better = metric_wording.better(metric)
+    values = {label: one.value for label, one in measured.items() if not math.isnan(one.value)}
+    if better == metric_wording.NEITHER or len(values) < 2:
+        return set()
+    best = (max if better == metric_wording.HIGHER else min)(values.values())
+    found = {label for label, value in values.items() if value == best}
+    return found if len(found) < len(values) else set()
+
+
 def _with_interval(measurement: Measurement | None) -> str:
     if measurement is None:
         return ""
-    value = format_value(measurement.value, measurement.fraction)
+    few = FEW_MARK if measurement.few else ""
+    value = format_value(measurement.value, measurement.fraction) + few
     low, high = measurement.interval
     if math.isnan(low):
         return value

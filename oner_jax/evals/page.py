@@ -5,10 +5,8 @@ import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from PIL import Image
 
 THUMBNAIL_PIXELS = 128
 
@@ -33,18 +31,34 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def figure(renderings: Mapping[str, bytes], description: str) -> str:
-    """A PNG in its light and dark form; the reader's setting chooses."""
-    light, dark = (data_uri(renderings[theme], "png") for theme in ("light", "dark"))
+def figure(renderings: Mapping[str, bytes], description: str, width: int | None = None) -> str:
+    """Return a PNG in its light and dark form; the reader's setting chooses.
+
+    It is as wide as its place, or `width` pixels: figures of different sizes then have one scale,
+    and scroll sideways where they do not fit.
+    """
+    pictures = {theme: Image.open(io.BytesIO(png)) for theme, png in renderings.items()}
+    light, dark = (data_uri(_as_webp(pictures[theme]), "webp") for theme in ("light", "dark"))
+    # With its size the browser knows where everything below it is before the picture is decoded.
+    pixels = pictures["light"].size
+    size = f' width="{pixels[0]}" height="{pixels[1]}"'
+    size += "" if width is None else f' style="width:{width}px"'
     return (
-        '<figure class="card figure"><picture>'
+        f'<figure class="card figure{"" if width is None else " scaled"}"><picture>'
         f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" alt="{escape(description)}">'
+        f'<img src="{light}" alt="{escape(description)}"{size}>'
         "</picture></figure>"
     )
 
 
-def thumbnail(picture: "Image", description: str, pixels: int = THUMBNAIL_PIXELS) -> str:
+def _as_webp(picture: Image.Image) -> bytes:
+    """Return the picture as WebP, which takes a tenth of the bytes of a PNG."""
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, format="webp", quality=85)
+    return buffer.getvalue()
+
+
+def thumbnail(picture: Image.Image, description: str, pixels: int = THUMBNAIL_PIXELS) -> str:
     """A small picture of the dataset, on white as the model sees it; `pixels` a side at most."""
     small = picture.copy()
     small.thumbnail((pixels, pixels))
@@ -61,13 +75,22 @@ def grid(items: Sequence[str], kind: str = "") -> str:
     return f'<div class="grid {kind}">' + "\n".join(items) + "</div>"
 
 
+def folded(summary: str, body: str) -> str:
+    """A line that unfolds what is below it."""
+    return f"<details><summary>{escape(summary)}</summary>\n{body}\n</details>"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, own: int, kind: str = "") -> str:
-    """A table of ready HTML cells, column `own` in bold. Scrolls sideways where narrow."""
+    """A table of ready HTML cells, column `own` in bold.
+
+    Where it is narrow, each row becomes a block of its first cell and the others with their names.
+    """
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "\n".join(
         "<tr>"
         + "".join(
-            f'<td class="own">{cell}</td>' if column == own else f"<td>{cell}</td>"
+            f'<td{" class=own" if column == own else ""} data-name="{escape(header[column])}">'
+            f"{cell}</td>"
             for column, cell in enumerate(row)
         )
         + "</tr>"

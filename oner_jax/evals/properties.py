@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +18,6 @@ from oner_jax.evals import (
     wording,
 )
 from oner_jax.evals.features import PRIMARY
-from oner_jax.evals.figures import Theme
 from oner_jax.evals.material import PHOTOGRAPHS
 from oner_jax.evals.measurement import format_value
 from oner_jax.evals.readouts import READ_OUTS
@@ -27,14 +26,12 @@ from oner_jax.evals.scenes import Layout, compose
 from oner_jax.evals.suite import Cell
 from oner_jax.evals.table import Columns
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SCENE_PIXELS = 288
 
 ReadPictures = Callable[[str, Sequence[int]], Mapping[int, Image.Image]]
 ReadCutOuts = Callable[[str, Sequence[int], int], Mapping[int, np.ndarray]]
-AddFigure = Callable[[str, str, "Callable[[Theme], Figure]"], str]
+# Takes a name, a description, what draws it and the width in pixels (None: that of its place).
+AddFigure = Callable[..., str]
 
 
 def properties(
@@ -79,21 +76,43 @@ def _localisation(
     if "absent" in cell.content:
         return head + _nothing(cell)
     read_out = READ_OUTS[cell.content["read_out"]].title
-    figures = []
+    parts = []
     for ground, examples in cell.content["examples"].items():
-        draw = functools.partial(
-            scene_figures.heat_maps,
-            title=f"{wording.GROUNDS[ground]}: {read_out}",
-            pictures=[_localised(dataset, each, pictures, cut_outs) for each in examples],
-            examples=examples,
+        title = f"{wording.GROUNDS[ground]}: {read_out}"
+        scenes = [_localised(dataset, each, pictures, cut_outs) for each in examples]
+        # On the page, words are the page's own: those in a figure shrink with it.
+        add_figure(
+            f"localisation {dataset} {ground}",
+            f"Pictures and, for each phrase, where the model sees it: {dataset}, {ground}",
+            functools.partial(
+                scene_figures.heat_maps, title=title, pictures=scenes, examples=examples
+            ),
         )
-        text = f"Pictures and, for each phrase, where the model sees it: {dataset}, {ground}"
-        figures.append(add_figure(f"localisation {dataset} {ground}", text, draw))
+        parts.append(f"<p><strong>{escape(title)}</strong></p>{_panels(scenes, examples)}")
+    if PHOTOGRAPHS in cell.content["examples"]:
+        parts.append(f'<p class="muted">{_credits()}</p>')
     table = sections.measured_table(columns, dataset, ["localisation"])
-    credits = (
-        f'<p class="muted">{_credits()}</p>' if PHOTOGRAPHS in cell.content["examples"] else ""
-    )
-    return f"{head}{page.grid(figures, 'pairs')}{credits}{table}"
+    return f"{head}{''.join(parts)}{_in_numbers(dataset, table)}"
+
+
+def _panels(scenes: Sequence[np.ndarray], examples: Sequence[Mapping[str, Any]]) -> str:
+    """A card for each scene: itself, then for each phrase where the model sees it."""
+    cards = []
+    for scene, example in zip(scenes, examples, strict=True):
+        shown = [(Image.fromarray(scene), "the picture")] + [
+            (
+                scene_figures.heat_panel(scene, query["map"], query["boxes"]),
+                f"“{query['phrase']}”",
+            )
+            for query in example["queries"]
+        ]
+        panels = "".join(
+            f"<figure>{page.thumbnail(panel, caption, scene_figures.SHOWN_PIXELS)}"
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+            for panel, caption in shown
+        )
+        cards.append(f'<div class="card panels">{panels}</div>')
+    return _few(cards, "More scenes")
 
 
 def _credits() -> str:
@@ -157,7 +176,18 @@ def _reasoning(columns: Columns, dataset: str, pictures: ReadPictures) -> str:
             f'<div class="card guided">{page.thumbnail(scene, "A scene", SCENE_PIXELS)}'
             f"{''.join(lists)}</div>"
         )
-    return f"{head}{''.join(cards)}{sections.measured_table(columns, dataset, ['reasoning'])}"
+    table = sections.measured_table(columns, dataset, ["reasoning"])
+    return f"{head}{_few(cards, f'{dataset}: more scenes')}{_in_numbers(dataset, table)}"
+
+
+def _few(cards: Sequence[str], title: str) -> str:
+    """The first card, and the others folded."""
+    first, *others = cards
+    return first + (page.folded(title, "".join(others)) if others else "")
+
+
+def _in_numbers(dataset: str, table: str) -> str:
+    return page.folded(f"{dataset}: in numbers", table)
 
 
 def _ranking(title: str, answers: Sequence[str], right: set[str]) -> str:
@@ -190,7 +220,15 @@ def _multimodal(columns: Columns, dataset: str, pictures: ReadPictures) -> str:
         parts.append(
             f"<p><strong>{escape(words.title)}.</strong> {escape(words.meaning)} Shown: what "
             f"{escape(metric_wording.QUERIES[asked])} finds.</p>"
-            + gallery.composed_queries(examples, asked, shown)
+            + gallery.composed_queries(examples[:1], asked, shown)
+            + (
+                page.folded(
+                    f"{dataset}: more of “{words.title}”",
+                    gallery.composed_queries(examples[1:], asked, shown),
+                )
+                if examples[1:]
+                else ""
+            )
         )
         for k in RECALL_AT:
             levels = {query: found[f"{kind}_{query}_R@{k}"] for query in queries}
@@ -206,4 +244,4 @@ def _multimodal(columns: Columns, dataset: str, pictures: ReadPictures) -> str:
                 ]
             )
     header = ["", "chance", *metric_wording.QUERIES.values()]
-    return "\n".join(parts) + page.table(header, rows, own=2)
+    return "\n".join(parts) + _in_numbers(dataset, page.table(header, rows, own=2))

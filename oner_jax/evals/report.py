@@ -29,7 +29,8 @@ class Report:
     `columns` are the results by label, the run itself first. `pictures` gives the pictures of a
     dataset at some indices, `cut_outs` the things in them at a size in pixels; `descriptions` says
     what a dataset is, where anybody knows. `command` is what made the report; `compared` are
-    differences to other checkpoints, by their title.
+    differences to other checkpoints, by their title; `overview` is the address of the page on all
+    checkpoints, from this one.
     """
 
     directory: epath.PathLike
@@ -41,12 +42,13 @@ class Report:
     descriptions: Mapping[str, str]
     command: str
     compared: Mapping[str, Sequence[Difference]] = dataclasses.field(default_factory=dict)
+    overview: str | None = None
 
     def write(self) -> epath.Path:
         """Write `index.html` and the PNGs; returns the page's path."""
         self._folder.mkdir(parents=True, exist_ok=True)
         parts = [
-            sections.header(self.step),
+            sections.header(self.step, self.overview),
             sections.headlines(self.columns, self.descriptions),
             sections.training_facts(self.history, self.step),
             self._examples(),
@@ -68,14 +70,18 @@ class Report:
         return epath.Path(self.directory)
 
     def _figure(
-        self, name: str, description: str, draw: "Callable[[figures.Theme], Figure]"
+        self,
+        name: str,
+        description: str,
+        draw: "Callable[[figures.Theme], Figure]",
+        width: int | None = None,
     ) -> str:
         """A figure for the page, in both themes, which are also written as PNG beside it."""
         renderings = {theme.name: figures.render(draw(theme)) for theme in figures.THEMES}
         for theme, content in renderings.items():
             suffix = "" if theme == "light" else f"_{theme}"
             write_whole(self._folder / f"{slug(name)}{suffix}.png", content)
-        return page.figure(renderings, description)
+        return page.figure(renderings, description, width)
 
     def _examples(self) -> str:
         parts = [f'<h2 id="examples">{sections.LINKS["examples"]}</h2><p>{wording.EXAMPLES}</p>']
@@ -85,6 +91,8 @@ class Report:
             found = cells["examples"].content
             by_image = found["image_to_text"]
             asked = {kind: found[kind] for kind in ("certain", "mistaken", "text_to_image")}
+            first = {row["caption"] for row in asked["certain"]}
+            asked["mistaken"] = [row for row in asked["mistaken"] if row["caption"] not in first]
             indices = {row["index"] for row in by_image}
             for rows in asked.values():
                 indices |= {answer["index"] for row in rows for answer in row["answers"]}
@@ -94,20 +102,27 @@ class Report:
                     grid = figures.retrieval_grid(figures.LIGHT, rows, pictures)
                     path = self._folder / f"examples_{slug(dataset)}_{kind}.png"
                     write_whole(path, figures.render(grid))
-            parts.append(
-                f"<h3>{escape(dataset)}: the captions it is most certain about, and what it "
-                f"finds</h3>{gallery.caption_queries(asked['certain'], pictures)}"
-                + (
-                    f"<h3>{escape(dataset)}: the captions it is most certain about and wrong</h3>"
-                    f"{gallery.caption_queries(asked['mistaken'], pictures)}"
-                    if asked["mistaken"]
-                    else ""
-                )
-                + f"<h3>{escape(dataset)}: captions drawn at random</h3>"
-                f"{gallery.caption_queries(asked['text_to_image'], pictures)}"
-                f"<h3>{escape(dataset)}: pictures drawn at random, and the captions nearest</h3>"
-                f"{gallery.picture_queries(by_image, pictures)}"
-            )
+            folded = {
+                "more that it is certain about and wrong": asked["mistaken"],
+                "captions drawn at random": asked["text_to_image"],
+            }
+            certain = gallery.caption_queries(asked["certain"], pictures)
+            title = "the captions it is most certain about, and what it finds"
+            # One list is open, that of the first dataset.
+            is_first = len(parts) == 1
+            parts += [
+                f"<h3>{escape(dataset)}{f': {title}' if is_first else ''}</h3>",
+                certain if is_first else page.folded(f"{dataset}: {title}", certain),
+                *(
+                    page.folded(f"{dataset}: {name}", gallery.caption_queries(rows, pictures))
+                    for name, rows in folded.items()
+                    if rows
+                ),
+                page.folded(
+                    f"{dataset}: pictures drawn at random, and the captions nearest",
+                    gallery.picture_queries(by_image, pictures),
+                ),
+            ]
         return "\n".join(parts)
 
     def _space(self) -> str:
@@ -156,7 +171,6 @@ class Report:
                 f"<h3>{escape(dataset)}: the map</h3>{page.grid(maps)}"
                 f"<h3>{escape(dataset)}: how near do pictures lie to their captions?</h3>"
                 f"{page.grid(histograms)}"
-                f"<h3>{escape(dataset)}: the space in numbers</h3>"
                 f"{sections.geometry_table(self.columns, dataset)}"
             )
         return "\n".join(parts)

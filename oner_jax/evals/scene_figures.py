@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
-from oner_jax.evals.figures import Theme
+from oner_jax.evals.figures import LIGHT, Theme
 from oner_jax.evals.localisation import upsampled
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 PANEL_INCHES = 1.75
 MAP_PIXELS = 192
+SHOWN_PIXELS = 256  # of a panel for the page
 
 
 def heat_maps(
@@ -46,6 +48,25 @@ def heat_maps(
         for axes, query in zip(row[1:], example["queries"], strict=False):
             _heat_map(axes, theme, picture, query)
     return figure
+
+
+def heat_panel(
+    picture: UInt8[np.ndarray, "height width 3"],
+    patches: Sequence[float],
+    boxes: Sequence[Sequence[float]],
+) -> Image.Image:
+    """Return one phrase's map, its boxes and hottest point over the picture, without any words."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(PANEL_INCHES, PANEL_INCHES), dpi=SHOWN_PIXELS / PANEL_INCHES)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    heat = upsampled(np.array([patches]), MAP_PIXELS)[0]
+    draw_heat(axes, LIGHT, picture, heat, boxes)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def _heat_map(axes: "Axes", theme: Theme, picture: np.ndarray, query: Mapping[str, Any]) -> None:

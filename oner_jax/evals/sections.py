@@ -9,11 +9,24 @@ from oner_jax.evals.differences import HEADER, Difference, difference_rows
 from oner_jax.evals.features import PRIMARY
 from oner_jax.evals.history import History
 from oner_jax.evals.measurement import Measurement, format_ratio, format_value
-from oner_jax.evals.table import BESIDE, Columns, metric_rows
+from oner_jax.evals.table import (
+    BESIDE,
+    BESIDE_TITLES,
+    LOWER_MARK,
+    Columns,
+    metric_rows,
+    shown_ratio,
+)
 
 HEADLINES = (("retrieval", "text_R@1"), ("retrieval", "image_R@1"), ("zeroshot", "top1"))
 OWN = "this model"
-RESULTS = ("retrieval", "zeroshot", "probe", "knn", "few_shot", "transfer", "robustness")
+# Tasks of each table, and the line that it is folded under; the first is open.
+RESULTS = {
+    ("retrieval", "zeroshot"): "",
+    ("probe", "knn", "few_shot"): "classifiers on its features",
+    ("transfer",): "classifiers across modalities",
+    ("robustness",): "under corruptions",
+}
 
 LINKS = {
     "examples": "See for yourself",
@@ -26,14 +39,17 @@ LINKS = {
 }
 
 
-def header(step: int) -> str:
-    """Title, what this is, and links to the sections."""
-    navigation = "".join(f'<a href="#{target}">{text}</a>' for target, text in LINKS.items())
+def header(step: int, overview: str | None) -> str:
+    """Title and what this is, then the menu; `overview` is the address of the checkpoints page."""
+    links = {f"#{target}": text for target, text in LINKS.items()}
+    if overview is not None:
+        links[overview] = "All checkpoints"
+    navigation = "".join(f'<a href="{escape(link)}">{text}</a>' for link, text in links.items())
     return (
         f'<header><p class="kicker">OneR · step {step:,}</p>'
         "<h1>One encoder for pictures and words</h1>"
         f'<p class="lead">{wording.INTRODUCTION}</p>{page.resource("report_diagram.svg")}'
-        f"<nav>{navigation}</nav></header>"
+        f"</header><nav>{navigation}</nav>"
     )
 
 
@@ -47,13 +63,32 @@ def describe(columns: Columns, dataset: str, descriptions: Mapping[str, str]) ->
 
 def headlines(columns: Columns, descriptions: Mapping[str, str]) -> str:
     """The few numbers that matter most, each beside chance and the other columns."""
-    sections = ["<h2>In short</h2>"]
-    for dataset, cells in next(iter(columns.values())).items():
-        cards = [
-            _headline_card(columns, dataset, task, name)
+    shown = {
+        dataset: [
+            (name, _headline_levels(columns, dataset, task, name))
             for task, name in HEADLINES
             if task in cells and name in cells[task].measurements(PRIMARY)
         ]
+        for dataset, cells in next(iter(columns.values())).items()
+    }
+    # One scale for all bars of the page, so that they can be compared between cards.
+    full = max(
+        (
+            level
+            for cards in shown.values()
+            for _, levels in cards
+            for one in levels.values()
+            for level in (one.value, one.chance)
+            if math.isfinite(level)
+        ),
+        default=0.0,
+    )
+    note = (
+        f'<p class="muted">All bars have one scale; a full one is {format_value(full, True)}.</p>'
+    )
+    sections = [f'<h2 id="short">In short</h2>{note if full else ""}']
+    for dataset, found in shown.items():
+        cards = [_headline_card(name, levels, full or 1.0) for name, levels in found]
         title = (
             f"<h3>{escape(dataset)}<small>{describe(columns, dataset, descriptions)}</small></h3>"
         )
@@ -61,28 +96,40 @@ def headlines(columns: Columns, descriptions: Mapping[str, str]) -> str:
     return "\n".join(sections)
 
 
-def _headline_card(columns: Columns, dataset: str, task: str, name: str) -> str:
-    levels = {
+def _headline_levels(
+    columns: Columns, dataset: str, task: str, name: str
+) -> dict[str, Measurement]:
+    """The measurement in every column that has it, the run's own first."""
+    return {
         label: found[name]
         for label, cells in columns.items()
         if name in (found := cells[dataset][task].measurements(PRIMARY))
     }
+
+
+def too_few(measured: Measurement) -> str:
+    """Return what stands in place of an interval where there are too few cases for one."""
+    cases = "1 case" if measured.cases == 1 else f"{measured.cases} cases"
+    return f"{cases}: too few to judge"
+
+
+def _headline_card(name: str, levels: Mapping[str, Measurement], full: float) -> str:
     own_label, own = next(iter(levels.items()))
     bars = {OWN if label == own_label else label: level.value for label, level in levels.items()}
     bars["chance"] = own.chance
-    highest = max(bars.values()) or 1.0
     shown = "".join(
         f'<span>{escape(label)}</span><span class="bar{" own" if label == OWN else ""}">'
-        f'<i style="width:{100 * value / highest:.1f}%"></i></span>'
+        f'<i style="width:{100 * value / full:.1f}%"></i></span>'
         f"<span>{format_value(value, own.fraction)}</span>"
         for label, value in bars.items()
     )
-    beyond_doubt = own.interval[0] > own.chance
+    beyond_doubt = own.interval[0] > own.chance and not own.few
+    judged = too_few(own) if own.few else f"{format_ratio(own.ratio)} chance"
     return (
         f'<div class="card score"><div class="what">{escape(wording.HEADLINES[name])}</div>'
         f'<div><span class="value">{format_value(own.value, own.fraction)}</span>'
         f'<span class="{"pill" if beyond_doubt else "pill plain"}">'
-        f"{format_ratio(own.ratio)} chance</span></div>"
+        f"{judged}</span></div>"
         f'<div class="bars">{shown}</div></div>'
     )
 
@@ -154,11 +201,16 @@ def results(columns: Columns, descriptions: Mapping[str, str]) -> str:
         "guessing would score on the same data; ± is half of a 95 % interval.</p>"
     ]
     for dataset, cells in next(iter(columns.values())).items():
-        if "retrieval" in cells:
-            parts.append(
-                f"<h3>{escape(dataset)}<small>{describe(columns, dataset, descriptions)}</small>"
-                f"</h3>{measured_table(columns, dataset, RESULTS)}"
-            )
+        if "retrieval" not in cells:
+            continue
+        parts.append(
+            f"<h3>{escape(dataset)}<small>{describe(columns, dataset, descriptions)}</small></h3>"
+        )
+        for tasks, title in RESULTS.items():
+            if not any(task in cells for task in tasks):
+                continue
+            table = measured_table(columns, dataset, tasks)
+            parts.append(page.folded(f"{dataset}: {title}", table) if title else table)
     return "\n".join(parts)
 
 
@@ -176,53 +228,61 @@ def measured_table(columns: Columns, dataset: str, tasks: Collection[str]) -> st
     own_label = next(iter(columns))
     rows = []
     for metric, measured in metric_rows(columns):
-        task, of, name = metric.split("/")
+        task, of, _ = metric.split("/")
         if of == dataset and task in tasks:
-            rows.append((metric_wording.BY_TASK[task][name], measured))
+            rows.append((metric, measured))
     others = [
         label
-        for label in (*list(columns)[1:], *BESIDE)
+        for label in (*BESIDE, *list(columns)[1:])
         if any(label in measured for _, measured in rows)
     ]
     shown = []
-    for words, measured in rows:
+    for metric, measured in rows:
         own = measured[own_label]
-        low, high = own.interval
-        interval = "" if math.isnan(low) else f"<small>± {50 * (high - low):.1f}</small>"
         shown.append(
             [
-                _named(words),
+                _named(metric),
                 format_value(own.chance, own.fraction),
-                f"{format_value(own.value, own.fraction)}{interval}",
-                format_ratio(own.ratio),
+                f"{format_value(own.value, own.fraction)}<small>{_interval(own)}</small>",
+                shown_ratio(metric, own),
                 *_values(measured, others),
             ]
         )
-    header = ["", "chance", OWN, "× chance", *others]
+    header = ["", "chance", OWN, "× chance", *(BESIDE_TITLES.get(name, name) for name in others)]
     return page.table(header, shown, own=2, kind="explained")
+
+
+def _interval(measured: Measurement) -> str:
+    """Half of the 95 % interval, or that there are too few cases for one to mean anything."""
+    low, high = measured.interval
+    if measured.few:
+        return too_few(measured)
+    return "" if math.isnan(low) else f"± {50 * (high - low):.1f}"
 
 
 def geometry_table(columns: Columns, dataset: str) -> str:
     """The instruments of the space, each with its explanation and its reference."""
     own_label = next(iter(columns))
-    others = [*list(columns)[1:], "backbone"]
+    others = ["backbone", *list(columns)[1:]]
     shown = []
     for metric, measured in metric_rows(columns):
-        task, of, name = metric.split("/")
+        task, of, _ = metric.split("/")
         if of != dataset or task != "geometry":
             continue
-        words, own = metric_wording.GEOMETRY[name], measured[own_label]
+        own = measured[own_label]
         shown.append(
             [
-                _named(words),
+                _named(metric),
                 format_value(own.chance, own.fraction),
                 format_value(own.value, own.fraction),
                 *_values(measured, others),
             ]
         )
     found = columns[own_label][dataset]["geometry"].measurements(PRIMARY)
-    table = page.table(["", "reference", OWN, *others], shown, own=2, kind="explained")
-    return f"<p>{escape(verdict(found))}</p>{table}"
+    header = ["", "reference", OWN, *(BESIDE_TITLES.get(name, name) for name in others)]
+    table = page.table(header, shown, own=2, kind="explained")
+    folded = page.folded(f"{dataset}: the space in numbers", table)
+    return f"<p>{escape(verdict(found))}</p>{folded}"
 
 
 def verdict(found: Mapping[str, Measurement]) -> str:
@@ -250,10 +310,13 @@ def verdict(found: Mapping[str, Measurement]) -> str:
     )
 
 
-def _named(words: metric_wording.Wording) -> str:
+def _named(metric: str) -> str:
+    words = metric_wording.wording_of(metric)
     reference = f" Reference: {words.reference}." if words.reference else ""
+    lower = metric_wording.better(metric) == metric_wording.LOWER
+    arrow = f' <span title="lower is better">{LOWER_MARK}</span>' if lower else ""
     return (
-        f'<span class="name">{escape(words.title)}</span>'
+        f'<span class="name">{escape(words.title)}{arrow}</span>'
         f"<small>{escape(words.meaning + reference)}</small>"
     )
 

@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from oner_jax.evals import metric_wording
 from oner_jax.evals.features import PRIMARY
-from oner_jax.evals.measurement import Measurement, format_ratio, format_value
+from oner_jax.evals.measurement import FEWEST_CASES, Measurement, format_ratio, format_value
 from oner_jax.evals.suite import Cell
 from oner_jax.evals.tasks import TASKS
 
@@ -28,6 +29,9 @@ def by_label(columns: Sequence[Column]) -> Columns:
 
 
 BESIDE = ("backbone", "momentum")  # other features of the same run
+BESIDE_TITLES = {"backbone": "its backbone", "momentum": "its momentum"}
+
+LOWER_MARK, FEW_MARK = "↓", "?"
 
 
 def metric_rows(columns: Columns) -> list[tuple[str, dict[str, Measurement]]]:
@@ -62,11 +66,15 @@ def _is_printed(metric: str) -> bool:
 
 
 def text_table(columns: Columns) -> str:
-    """The table that evaluate.py prints: chance, the run, its ratio to chance, then the others."""
+    """Return the table that `oner_jax.evaluate` prints, and below it what its marks mean.
+
+    Its columns are chance, the run, its ratio to chance, its other features, then other runs.
+    """
     own, *others = columns
-    others += [space for space in BESIDE if space not in others]
+    others = [*BESIDE, *others]
     rows = [row for row in metric_rows(columns) if _is_printed(row[0])]
-    header = ["metric", "chance", own, "× chance", *others]
+    names = [BESIDE_TITLES.get(label, label) for label in others]
+    header = ["metric", "chance", own, "× chance", *names]
     lines: list[Sequence[str]] = [header]
     dataset = None
     for name, measured in rows:
@@ -74,8 +82,9 @@ def text_table(columns: Columns) -> str:
             lines.append([""] * len(header))
         dataset = name.split("/")[1]
         main = measured[own]
-        ratio = format_ratio(main.ratio)
-        cells = [format_value(main.chance, main.fraction), format_value(main.value, main.fraction)]
+        value = format_value(main.value, main.fraction) + (FEW_MARK if main.few else "")
+        cells = [format_value(main.chance, main.fraction), value]
+        ratio = shown_ratio(name, main)
         beside = [
             format_value(measured[label].value, measured[label].fraction)
             if label in measured
@@ -83,7 +92,26 @@ def text_table(columns: Columns) -> str:
             for label in others
         ]
         lines.append([name, *cells, ratio, *beside])
-    return aligned(lines)
+    return "\n".join([aligned(lines), *_marks(lines)])
+
+
+def shown_ratio(metric: str, measured: Measurement) -> str:
+    """Return how many times chance a metric is where higher is better; a mark where lower is."""
+    better = metric_wording.better(metric)
+    if better == metric_wording.HIGHER:
+        return format_ratio(measured.ratio)
+    return LOWER_MARK if better == metric_wording.LOWER else ""
+
+
+def _marks(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each mark that these rows use."""
+    used = [cell for line in lines for cell in line[1:]]
+    explained = []
+    if LOWER_MARK in used:
+        explained.append(f"{LOWER_MARK}  lower is better")
+    if any(cell.endswith(FEW_MARK) for cell in used):
+        explained.append(f"{FEW_MARK}  fewer than {FEWEST_CASES} cases: too few to judge")
+    return ["", *explained] if explained else []
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

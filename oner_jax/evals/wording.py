@@ -38,13 +38,14 @@ SPACE = (
 )
 
 EXAMPLES = (
-    "Green marks a right answer. Random queries are drawn with a fixed seed, the same for every "
-    "model; nobody chose them. Above them stand the captions that the model is most certain about "
-    "(caption and picture prefer each other to all others), right or wrong."
+    "Green marks a right answer. Shown are the captions that the model is most certain about "
+    "(caption and picture prefer each other to all others), right or wrong. Folded below them are "
+    "queries that were drawn at random, with a fixed seed, the same for every model."
 )
 
 OVERVIEW = (
-    "Every number with its 95 % interval (bootstrap over pictures). Curves: the line is the "
+    "Every number with its 95 % interval (bootstrap over pictures). Green: the best checkpoint of "
+    "a row; ↓: lower is better; ?: fewer than 30 cases, too few to judge. Curves: the line is the "
     "number, the band its interval, the dashed line chance."
 )
 
@@ -130,7 +131,16 @@ GUIDE = (
         "intervals suggest: the differences below them are paired.",
     ),
     (
-        "Backbone, momentum",
+        "↓, and numbers without × chance",
+        "Where lower is better there is an arrow in place of a ratio to chance. Controls, which no "
+        "direction makes better, have neither.",
+    ),
+    (
+        "Too few cases",
+        "Below 30 cases the interval is so wide that a number tells models of nothing apart.",
+    ),
+    (
+        "Its backbone, its momentum",
         "The same tests on other features of this model: the encoder before its output head, and "
         "the slowly moving average of the weights that serves as the teacher. The headline always "
         "uses the output of the trained weights, a choice made before training.",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from absl import flags
 
-from oner_jax import api, configuration, path_flags
+from oner_jax import api, configuration, flag_help, path_flags
 from oner_jax.data import sources
 from oner_jax.data.sources import command_line as source_command_line
 from oner_jax.errors import InputError
@@ -14,20 +14,26 @@ from oner_jax.indexing.rows import VIEWS
 
 
 def define_model_flags() -> None:
-    """Of the model."""
-    path_flags.define("model", str(api.RELEASED), "run's folder or an export", Access.STORE)
-    flags.DEFINE_string("step", "last", "of a run: which checkpoint; a step, last, or best")
-    flags.DEFINE_enum("weights", "online", ["online", "momentum"], "of a run: which weights")
-    flags.DEFINE_integer("batch_size", api.BATCH_SIZE, "embedded at once", lower_bound=1)
+    """Define the flags that choose the model."""
+    with flag_help.group("Model"):
+        path_flags.define(
+            "model", str(api.RELEASED), "folder of a run or of an export", Access.STORE
+        )
+        flags.DEFINE_string("step", "last", "checkpoint of the run: a step, last or best")
+        flags.DEFINE_enum("weights", "online", ["online", "momentum"], "weights of the run to use")
+        flags.DEFINE_integer("batch_size", api.BATCH_SIZE, "rows embedded at once", lower_bound=1)
 
 
 def define_flags() -> None:
-    """Of the model, the source and the view."""
+    """Define the flags that choose the model, the source and the view."""
     define_model_flags()
-    path_flags.define("source", None, "folder of pictures, JSONL, or anything ingest reads")
-    flags.DEFINE_enum("source_format", "", ["", *sources.FORMATS], "empty: find it out")
-    source_command_line.define_flags()
-    flags.DEFINE_enum("view", "image", list(VIEWS), "what of each example becomes a row")
+    with flag_help.group("Collection to embed"):
+        path_flags.define("source", None, "folder of images, JSONL, or anything ingest reads")
+        flags.DEFINE_enum(
+            "source_format", "", ["", *sources.FORMATS], "format of the source; found if not given"
+        )
+        source_command_line.define_flags()
+        flags.DEFINE_enum("view", "image", list(VIEWS), "part of each example that is embedded")
 
 
 def chosen_model() -> api.Model:

@@ -7,6 +7,7 @@ operation until a time-out without a cause.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import sys
@@ -20,29 +21,36 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
+from oner_jax import flag_help
 from oner_jax.errors import ClusterError, InputError, Preempted, report
 from oner_jax.parallel.accelerators import PLATFORMS, use_platform
 from oner_jax.parallel.lifelines import Lifelines
 from oner_jax.parallel.rendezvous import Place, listed, meet
 
-COORDINATOR_ADDRESS = flags.DEFINE_string(
-    "coordinator_address", None, "By hand on several hosts: host:port of process 0."
-)
-NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "By hand on several hosts: how many processes; 1 for this one alone."
-)
-PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "By hand on several hosts: this process's number, from 0."
-)
-STARTUP_TIMEOUT_SECONDS = flags.DEFINE_float(
-    "startup_timeout_seconds", 300.0, "How long to wait for the other processes."
-)
-HEARTBEAT_TIMEOUT_SECONDS = flags.DEFINE_float(
-    "heartbeat_timeout_seconds", 100.0, "How long another process may be silent until it is lost."
-)
-PLATFORM = flags.DEFINE_enum(
-    "platform", "auto", PLATFORMS, "What to run on; auto: the accelerator, if the machine has one."
-)
+with flag_help.group("Processes and devices"):
+    COORDINATOR_ADDRESS = flags.DEFINE_string(
+        "coordinator_address", None, "By hand on several hosts: host:port of process 0."
+    )
+    NUM_PROCESSES = flags.DEFINE_integer(
+        "num_processes", None, "By hand on several hosts: number of processes; 1 for only this one."
+    )
+    PROCESS_ID = flags.DEFINE_integer(
+        "process_id", None, "By hand on several hosts: this process's number, from 0."
+    )
+    STARTUP_TIMEOUT_SECONDS = flags.DEFINE_float(
+        "startup_timeout_seconds", 300.0, "How long to wait for the other processes."
+    )
+    HEARTBEAT_TIMEOUT_SECONDS = flags.DEFINE_float(
+        "heartbeat_timeout_seconds",
+        100.0,
+        "How long another process may be silent until it is lost.",
+    )
+    PLATFORM = flags.DEFINE_enum(
+        "platform",
+        "auto",
+        PLATFORMS,
+        "What to run on; auto: the accelerator, if the machine has one.",
+    )
 
 # Processes wait for each other as long as it takes: one that has died is noticed by other means.
 _PATIENCE_MILLISECONDS = 24 * 3600 * 1000
@@ -95,6 +103,9 @@ def session() -> Iterator[None]:
     )
     try:
         use_platform(PLATFORM.value)
+        if jax.default_backend() == "cpu":
+            with _without_output():
+                multihost_utils.sync_global_devices("connections")
         yield
         wait_for_all("end")
     except Preempted:
@@ -107,6 +118,32 @@ def session() -> Iterator[None]:
     finally:
         _lifelines.close()
         _lifelines = None
+
+
+@contextlib.contextmanager
+def _without_output() -> Iterator[None]:
+    """Discard what is written to standard output, by libraries in C++ too.
+
+    On CPUs, Gloo makes its connections at the first collective operation, and writes a line about
+    them where a program's results belong.
+    """
+    c_library = ctypes.CDLL(None)
+    sys.stdout.flush()
+    c_library.fflush(None)
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is none
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        c_library.fflush(None)  # C++ keeps its lines back where standard output is a pipe
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def end_all(cause: str, exit_code: int, *, stacks: bool = False) -> NoReturn:

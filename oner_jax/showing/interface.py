@@ -31,11 +31,24 @@ _MAP_LEAD = (
     "Pictures, their captions and both together as one input, flattened by t-SNE. Point at a dot "
     "to see its picture; lines join what belongs together."
 )
-# On a narrow window it is far below what was clicked.
-_TO_PLACE = """() => {
-    const place = document.getElementById("place");
-    place.scrollIntoView({behavior: "smooth", block: "nearest"});
-}"""
+# In a narrow window the answer is far below what was clicked: the page scrolls to it, unless its
+# beginning is in sight.
+_TO = """() => {{
+    {first}
+    const answer = document.getElementById("{element}");
+    const {{top}} = answer.getBoundingClientRect();
+    if (top < 0 || top > 0.6 * window.innerHeight)
+        answer.scrollIntoView({{behavior: "smooth", block: "start"}});
+}}"""
+# The frame of the chosen picture is the page's own: the gallery leaves its own frame at the same
+# place when it gets other pictures.
+_FRAME = """for (const each of document.querySelectorAll("#results .thumbnail-item"))
+        each.toggleAttribute("data-chosen", {chosen});"""
+_TO_FOUND = _TO.format(element="line", first=_FRAME.format(chosen="false"))
+_TO_PLACE = _TO.format(
+    element="chosen", first=_FRAME.format(chosen='each.classList.contains("selected")')
+)
+_LONGEST_EXAMPLE = 28  # characters, which a narrow text box shows
 
 
 Components = tuple[Any, ...]
@@ -96,6 +109,19 @@ class Page:
         pictures = "1 picture" if size == 1 else f"{size:,} pictures"
         return *self._shown(hits), _line(f"{pictures} to search. These are a few of them.")
 
+    def example(self) -> str:
+        """A short caption of the collection, to suggest as a search; nothing without captions."""
+        rows = space_map.sampled(range(len(self.collection)), self.results)
+        captions = [self.collection.index.rows[row].caption for row in rows]
+        short = [each for each in captions if each and len(each) <= _LONGEST_EXAMPLE]
+        return max(short, key=lambda caption: len(caption.split()), default="")
+
+    def warm_up(self) -> None:
+        """Compile what the first visitor would wait for."""
+        row = self.collection.index.rows[0]
+        queries.find(self.model, self.collection, "a", None, self.results)
+        queries.located(self.model, self.collection.picture(row), "a")
+
     @_or_warning(_unchanged(3))
     def search(self, words: str, picture: str | None) -> Components:
         """Gallery, hits, and a line about them."""
@@ -114,20 +140,23 @@ class Page:
         """Takes a picture of the collection to search by."""
         return _asked_by(_clicked(row).image, self.collection.picture(_clicked(row)))
 
-    @_or_warning(_unchanged(4))
-    def choose(self, hits: list[Hit], words: str, phrase: str, event: gr.SelectData) -> Components:
-        """A clicked result, and where in it is what was asked for."""
+    @_or_warning(_unchanged(3))
+    def choose(self, hits: list[Hit], event: gr.SelectData) -> Components:
+        """A clicked result: at once, so that what is asked of it next finds it chosen."""
         row = hits[event.index].row
-        phrase = phrase.strip() or words.strip()
-        if not phrase:
-            title = _line("Where is it?", self.collection.title(row))
-            return row, phrase, self.collection.picture(row), title
-        return row, phrase, *self._located(row, phrase)
+        return row, self.collection.picture(row), _line("Where is it?", self.collection.title(row))
 
     @_or_warning(_unchanged(2))
-    def place(self, row: Row | None, phrase: str) -> Components:
-        """Where the phrase is in the chosen picture."""
-        return self._located(_clicked(row), phrase)
+    def place_if_asked(self, row: Row | None, phrase: str, words: str) -> Components:
+        """Where the phrase, or else the words searched by, are in the chosen picture."""
+        if row is None or not (phrase.strip() or words.strip()):
+            return gr.skip(), gr.skip()
+        return self._located(row, phrase.strip() or words)
+
+    @_or_warning(_unchanged(2))
+    def place(self, row: Row | None, phrase: str, words: str) -> Components:
+        """Where the phrase, or else the words searched by, are in the chosen picture."""
+        return self._located(_clicked(row), phrase.strip() or words)
 
     def _located(self, row: Row, phrase: str) -> Components:
         drawn = queries.located(self.model, self.collection.picture(row), phrase)
@@ -145,7 +174,7 @@ class Page:
                 continue
             shown.append((picture, score + self.collection.title(hit.row)))
             kept.append(hit)
-        return gr.update(value=shown, selected_index=None), kept
+        return shown, kept
 
 
 def _clicked(row: Row | None) -> Row:
@@ -173,11 +202,12 @@ def build(page: Page, drawn_map: SpaceMap) -> gr.Blocks:
 
 
 def _search_tab(page: Page, blocks: gr.Blocks) -> None:
+    example = page.example() or "words for a thing"
     asked, chosen, found = gr.State(None), gr.State(None), gr.State([])
     with gr.Row(elem_id="columns"):
         with gr.Column(elem_id="ask", min_width=260, scale=3):
             words = gr.Textbox(
-                label="Words", placeholder="a red car", lines=1, max_lines=3, elem_id="words"
+                label="Words", placeholder=example, lines=1, max_lines=3, elem_id="words"
             )
             file = gr.File(label="Picture", file_types=["image"], height=140, elem_id="upload")
             picture = gr.Image(
@@ -204,7 +234,7 @@ def _search_tab(page: Page, blocks: gr.Blocks) -> None:
             placed = gr.Image(
                 show_label=False, interactive=False, buttons=["fullscreen"], elem_id="placed"
             )
-            phrase = gr.Textbox(label="Phrase", placeholder="the wheel", elem_id="phrase")
+            phrase = gr.Textbox(label="Phrase", placeholder=example, elem_id="phrase")
             with gr.Row():
                 where = gr.Button("Show where", size="sm", elem_id="where")
                 similar = gr.Button("Search by this picture", size="sm", elem_id="similar")
@@ -215,18 +245,22 @@ def _search_tab(page: Page, blocks: gr.Blocks) -> None:
     results = [gallery, found, line]
     query = [asked, file, picture, remove]
     blocks.load(page.first, None, results, **finding)
+
     for event in (words.submit, go.click):
-        event(page.search, [words, asked], results, **finding)
+        event(page.search, [words, asked], results, **finding).then(None, js=_TO_FOUND)
     file.upload(page.upload, file, query, **private)
     remove.click(_asked_by_none, None, query, **private)
     similar.click(page.ask_by, chosen, query, **private).then(
         page.search, [words, asked], results, **finding
+    ).then(None, js=_TO_FOUND)
+    clicked = gallery.select(page.choose, found, [chosen, placed, title], **placing)
+    clicked.then(None, js=_TO_PLACE)
+    # Once the picture is there, the page is long enough to scroll to its beginning.
+    clicked.then(page.place_if_asked, [chosen, phrase, words], [placed, title], **placing).then(
+        None, js=_TO_PLACE
     )
-    gallery.select(
-        page.choose, [found, words, phrase], [chosen, phrase, placed, title], **placing
-    ).then(None, js=_TO_PLACE)
     for event in (phrase.submit, where.click):
-        event(page.place, [chosen, phrase], [placed, title], **placing)
+        event(page.place, [chosen, phrase, words], [placed, title], **placing)
 
 
 def serve(blocks: gr.Blocks, host: str, port: int) -> None:

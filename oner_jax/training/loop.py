@@ -105,6 +105,7 @@ class Loop:
             if self._stop.here():
                 self._save()
                 self._end_as_asked()
+            self._log.say("compiling   the training step ...")
             with self._goodput.spending("compile"):
                 self._first_step()
         self._goodput.enter("step")
@@ -121,6 +122,7 @@ class Loop:
         if self._evaluates is None or not self._best_is_evaluated:
             self._checkpoints.policy.check_metrics(self._metrics)
         self._throughput.start(self._step)
+        self._log.begin(self._step)
 
     def _go_on(self) -> None:
         """One step and all that may be due after it."""

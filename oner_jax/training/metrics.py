@@ -1,10 +1,11 @@
 """Metrics of a run: `metrics.jsonl`, TensorBoard through clu, and what a person sees."""
 
 import json
+import shutil
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from etils import epath
 from tqdm import tqdm
@@ -15,6 +16,9 @@ from oner_jax.training.storage import Lines
 
 FILE = "metrics.jsonl"
 ROLLED_BACK_FILE = "rolled_back.jsonl"
+
+_BAR = "{percentage:3.0f}% {bar:8} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]{postfix}"
+_BAR_COLUMNS = 48  # of all that, without the two numbers of steps and what follows
 
 
 class MetricsLog:
@@ -31,13 +35,9 @@ class MetricsLog:
             self._file = Lines(workdir / FILE, lines_up_to(workdir / FILE, first_step))
             self._tensorboard = _tensorboard_writer(workdir)
         self._total_steps = total_steps
-        self._bar = (
-            tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
-            if self._file and sys.stderr.isatty()
-            else None
-        )
-        self._started = time.monotonic()
-        self._first_step = first_step
+        self._bar: tqdm[NoReturn] | None = None
+        self._began: float | None = None
+        self._steps_since = 0
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -50,6 +50,21 @@ class MetricsLog:
         if self._bar is not None:
             self._bar.close()
 
+    def begin(self, step: int) -> None:
+        """Count time and steps for the rate and the time left from now, the end of `step`.
+
+        Called when the step is compiled, which may take longer than all steps together.
+        """
+        self._began, self._steps_since = time.monotonic(), 0
+        if self._file and sys.stderr.isatty():
+            self._bar = tqdm(
+                total=self._total_steps,
+                initial=step,
+                unit="step",
+                dynamic_ncols=True,
+                bar_format=_BAR,
+            )
+
     def write(self, step: int, metrics: Mapping[str, float | int]) -> None:
         """Log `metrics` of the finished `step` (counted from 1)."""
         if self._file is None:
@@ -58,16 +73,19 @@ class MetricsLog:
         if self._tensorboard:
             self._tensorboard.write_scalars(step, dict(metrics))
         parts = {name.removeprefix("loss/"): metrics[name] for name in metrics if "loss" in name}
-        shown = [f"{name} {value:.3f}" for name, value in parts.items()]
+        losses = [f"{name} {value:.3f}" for name, value in parts.items()]
         if "pairs_per_sec" in metrics:
-            shown.append(_speed(metrics))
+            shown = [*losses[:1], _speed(metrics), *losses[1:]]
         else:  # of an evaluation, what is right at the first attempt
             first = [name for name in metrics if name.endswith(("R@1", "top1"))]
-            shown += [f"{name} {metrics[name]:.4f}" for name in first]
+            shown = [*losses, *(f"{name} {metrics[name]:.4f}" for name in first)]
         if self._bar is not None:
-            self._bar.set_postfix_str("  ".join(shown))
+            columns = shutil.get_terminal_size().columns
+            room = columns - _BAR_COLUMNS - 2 * len(str(self._total_steps))
+            self._bar.set_postfix_str(fitted(shown, room))
         else:
-            shown.append(f"{self._eta(step)} left")
+            if (left := self._time_left(step)) is not None:
+                shown.append(f"{left} left")
             print(f"step {step}/{self._total_steps}", *shown, sep="  ", flush=True)
 
     def say(self, text: str) -> None:
@@ -90,14 +108,17 @@ class MetricsLog:
         self._file = Lines(path, lines_up_to(path, step))
 
     def advance(self) -> None:
-        """Move the progress bar by one step."""
+        """Count one step more."""
+        self._steps_since += 1
         if self._bar is not None:
             self._bar.update()
 
-    def _eta(self, step: int) -> str:
-        done = max(1, step - self._first_step)
-        seconds = (time.monotonic() - self._started) / done * (self._total_steps - step)
-        return tqdm.format_interval(seconds)
+    def _time_left(self, step: int) -> str | None:
+        """Return how long the rest takes at the pace since `begin`; None where none is known."""
+        if self._began is None or not self._steps_since:
+            return None
+        pace = (time.monotonic() - self._began) / self._steps_since
+        return tqdm.format_interval(pace * (self._total_steps - step))
 
 
 class Throughput:
@@ -137,6 +158,17 @@ class Throughput:
 def _speed(metrics: Mapping[str, float | int]) -> str:
     mfu = f"  MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""
     return f"{metrics['pairs_per_sec']:.0f} pairs/s{mfu}"
+
+
+def fitted(parts: Sequence[str], columns: int) -> str:
+    """Return the first parts that fit into this many columns, in their order."""
+    text = ""
+    for part in parts:
+        longer = f"{text}  {part}" if text else part
+        if len(longer) > columns:
+            break
+        text = longer
+    return text
 
 
 def lines_up_to(path: epath.Path, step: int) -> list[str]:

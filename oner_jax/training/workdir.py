@@ -20,7 +20,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -38,6 +38,9 @@ from oner_jax.training.checkpoints import read_config
 from oner_jax.training.lock import LOCK_FILE, Lock
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
+
+# Our choice: contrastive pretraining on small sets is past its best long before.
+MANY_EPOCHS = 100
 
 # Keys that may differ when a run is continued: they change how it is computed, not what.
 FREE_KEYS = (
@@ -122,6 +125,16 @@ def parameter_table(parameters: Parameters) -> list[tuple[str, tuple[int, ...]]]
     return [(path_name(path), tuple(leaf.shape)) for path, leaf in leaves]
 
 
+def describe_parameters(parameters: Parameters) -> str:
+    """Return a table of every parameter array: its name, its shape and its size."""
+    table = parameter_table(parameters)
+    width = max(len(name) for name, _ in table)
+    return "\n".join(
+        f"{name:<{width}}  {' x '.join(map(str, shape)) or '1':>18}  {math.prod(shape):>12,}"
+        for name, shape in table
+    )
+
+
 def describe(
     config: ConfigDict,
     parameters: Parameters,
@@ -129,13 +142,8 @@ def describe(
     data: Mapping[str, Any],
     first_step: int,
 ) -> str:
-    """What is printed at the start: the parameter table, the devices, the data and the length."""
+    """Return what is printed at the start: parameters, devices, data and the run's length."""
     table = parameter_table(parameters)
-    width = max(len(name) for name, _ in table)
-    lines = [
-        f"{name:<{width}}  {' x '.join(map(str, shape)) or '1':>18}  {math.prod(shape):>12,}"
-        for name, shape in table
-    ]
     counts = {
         part: sum(math.prod(shape) for name, shape in table if name.startswith(part))
         for part in ("", "backbone/inputs", "backbone/tower", "backbone/projector")
@@ -147,21 +155,28 @@ def describe(
     begun = f", continuing at step {first_step}" if first_step else ""
     return "\n".join(
         [
-            *lines,
             f"parameters  {total:,}: inputs {inputs:,}, tower {tower:,}, projector {projector:,}, "
             f"heads for training only {heads:,}",
             f"devices     {mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {kinds}",
             *_data_lines(config, data),
             *(f"evaluation  {name}: {split}" for name, split in config.data.evaluation.items()),
             f"run         {config.total_steps:,} steps of {config.batch_size:,} pairs = "
-            f"{examples / data['records']:.1f} epochs{begun}",
+            f"{examples / data['records']:,.1f} epochs{begun}",
         ]
     )
 
 
-def _data_lines(config: ConfigDict, data: Mapping[str, Any]) -> Iterator[str]:
-    """Each split that is trained on, how much of it, and how often the run shows that."""
-    title = "data"
+class _Shown(NamedTuple):
+    """A split that is trained on: its share among those of its kind, how often the run shows it."""
+
+    name: str
+    kind: str
+    records: int
+    share: str
+    epochs: float
+
+
+def _shown_splits(config: ConfigDict, data: Mapping[str, Any]) -> Iterator[_Shown]:
     for key, size in (
         ("train", config.batch_size),
         ("image_only", config.data.image_only_batch_size),
@@ -175,8 +190,33 @@ def _data_lines(config: ConfigDict, data: Mapping[str, Any]) -> Iterator[str]:
             epochs = share * config.total_steps * size / split["records"]
             kind = "pairs" if key == "train" else key.replace("_", " ")
             part = f", {share:.1%} of {records:,}" if len(splits) > 1 else ""
-            yield f"{title:<12}{name}: {split['records']:,} {kind}{part}, {epochs:.1f} epochs"
-            title = ""
+            yield _Shown(name, kind, split["records"], part, epochs)
+
+
+def _data_lines(config: ConfigDict, data: Mapping[str, Any]) -> Iterator[str]:
+    title = "data"
+    for split in _shown_splits(config, data):
+        yield (
+            f"{title:<12}{split.name}: {split.records:,} {split.kind}{split.share}, "
+            f"{split.epochs:,.1f} epochs"
+        )
+        title = ""
+
+
+def too_many_epochs(config: ConfigDict, data: Mapping[str, Any]) -> list[str]:
+    """Return a warning for every split that the run shows more than `MANY_EPOCHS` times."""
+    key = "total_epochs" if config.total_epochs else "total_steps"
+    warnings = []
+    for split in _shown_splits(config, data):
+        if split.epochs > MANY_EPOCHS:
+            fewer = config[key] * MANY_EPOCHS / split.epochs
+            value = f"{fewer:.3g}" if config.total_epochs else f"{max(1, int(fewer))}"
+            warnings.append(
+                f"warning: the run shows {split.name} {split.epochs:,.0f} times, and after about "
+                f"{MANY_EPOCHS} a model only learns it by heart: add data, or end sooner with "
+                f"--config.{key}={value}"
+            )
+    return warnings
 
 
 def _check_same_run(workdir: epath.Path, config: ConfigDict) -> None:

@@ -14,6 +14,8 @@ from PIL import Image
 from oner_jax.evals import figures, gallery, page, sections
 from oner_jax.evals.history import History
 from oner_jax.evals.measurement import Measurement
+from oner_jax.evals.metric_wording import wording_of
+from oner_jax.evals.overview import best_of
 from oner_jax.evals.report import Report
 from oner_jax.evals.suite import evaluate_subject
 from oner_jax.evals.tasks import TASK_SETS
@@ -150,6 +152,86 @@ def test_the_page_is_complete_and_needs_nothing_else(written):
         "Not measured: no concepts by several vendors",
     ):
         assert metric in parsed.text
+
+
+def test_the_page_is_short_and_small(written):
+    text = written.read_text()
+    assert len(text) < 2_000_000
+    assert "data:image/png" not in text, "WebP takes a tenth of it"
+    titles = re.findall(r"<summary>(.*?)</summary>", text)
+    assert [title for title in titles if "drawn at random" in title]
+    assert [title for title in titles if "in numbers" in title]
+    unfolded = re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+    assert unfolded.count('<div class="query">') <= 6, "one list of examples"
+
+
+def test_bars_have_one_scale(written):
+    text = written.read_text()
+    cards = re.findall(r'<i style="width:([\d.]+)%"></i></span><span>([\d.]+)%', text)
+    (full,) = map(float, re.findall(r"a full one is ([\d.]+)%", text))
+    assert len(cards) == 9, "three headlines of the model, the untrained one and chance"
+    for width, value in cards:
+        assert float(width) == pytest.approx(100 * float(value) / full, abs=0.2)
+
+
+def test_a_table_names_the_columns_of_each_cell_and_shows_no_ratio_where_lower_is_better(written):
+    rows = re.findall(r"<tr>(<td.*?)</tr>", written.read_text())
+    row = next(row for row in rows if "prompted by name" in row)
+    assert 'data-name="this model"' in row
+    assert 'data-name="× chance">↓<' in row
+    assert 'title="lower is better"' in row
+    assert 'data-name="its backbone"' in row
+
+
+def test_few_cases_are_said_to_be_too_few():
+    few = Measurement(2 / 7, 0.1, cases=7, interval=(0.0, 0.571))
+    many = Measurement(0.3, 0.1, cases=30, interval=(0.1, 0.5))
+    assert few.few
+    assert not many.few
+    assert sections.too_few(few) == "7 cases: too few to judge"
+    card = sections._headline_card("top1", {"step 60": few}, 1.0)
+    assert "7 cases: too few to judge" in card
+    assert "× chance" not in card
+
+
+def test_the_last_value_of_a_curve_is_beside_its_title():
+    figure = figures.curve(figures.LIGHT, "loss", [1.0, 2.0, 3.0], [3.0, 2.0, 1.234])
+    (axes,) = figure.axes
+    assert axes.get_title(loc="right") == "1.23"
+    assert not axes.texts, "nothing is written over the lines"
+
+
+def test_confusion_matrices_have_one_scale():
+    sizes = {}
+    for classes in (4, 20):
+        counts = np.eye(classes, classes + 1).tolist()
+        found = {"counts": counts, "classes": [f"class {number}" for number in range(classes)]}
+        figure = figures.confusion_matrix(figures.LIGHT, "probe", found)
+        figure.draw_without_rendering()
+        sizes[classes] = figure.axes[0].get_window_extent().width / classes
+    assert sizes[4] == pytest.approx(sizes[20])
+
+
+def test_the_best_checkpoint_of_a_row_is_marked_by_its_direction():
+    values = {"step 1": Measurement(0.2, 0.1), "step 2": Measurement(0.4, 0.1)}
+    assert best_of("retrieval/val/text_R@1", values) == {"step 2"}
+    assert best_of("geometry/val/alignment", values) == {"step 1"}
+    for control in ("geometry/val/cos_joint_image", "localisation/val/box_other_phrase"):
+        assert best_of(control, values) == set()
+    assert best_of("retrieval/val/text_R@1", {"step 1": values["step 1"]}) == set()
+    assert best_of("retrieval/val/text_R@1", dict.fromkeys("ab", values["step 1"])) == set()
+
+
+@pytest.mark.parametrize(
+    ("metric", "title"),
+    [
+        ("retrieval/val/text_R@1", "picture → caption, first answer"),
+        ("multimodal/val/changed_word_sum_R@10", "one word changed: the sum of both, R@10"),
+        ("mine/val/new", "mine: new"),
+    ],
+)
+def test_every_metric_has_a_plain_name(metric, title):
+    assert wording_of(metric).title == title
 
 
 def test_every_figure_lies_beside_the_page_in_both_themes(written):

@@ -209,17 +209,32 @@ def test_the_table_puts_chance_and_ratio_beside_every_number(colour_world):
     }
     lines = text_table(columns).splitlines()
     assert lines[0].split() == [
-        *("metric", "chance", "step", "7", "×", "chance", "untrained", "backbone", "momentum")
+        *("metric", "chance", "step", "7", "×", "chance"),
+        *("its", "backbone", "its", "momentum", "untrained"),
     ]
     row = next(line.split() for line in lines if line.startswith("retrieval/val/text_R@1 "))
     assert row[1:4] == ["3.45%", "100.0%", "29×"]
-    assert float(row[4].rstrip("%")) < 20
+    assert float(row[-1].rstrip("%")) < 20
     everything = [name for name, _ in metric_rows(columns)]
     by_read_out = [name for name in everything if "_by_" in name]
     assert len(by_read_out) == 2 * 2 * 4  # two numbers, two grounds, four read-outs
-    # A header more, and mean_per_class less.
-    assert len(lines) == len(everything) - len(by_read_out)
+    shown = [line for line in lines if "/" in line]
+    # Without mean_per_class.
+    assert len(shown) == len(everything) - len(by_read_out) - 1
     assert "zeroshot/val/mean_per_class" in everything
+
+
+def test_the_table_marks_where_lower_is_better_and_where_cases_are_few(colour_world):
+    cells = evaluate(colour_world)[0]
+    lines = text_table({"step 7": cells}).splitlines()
+    alignment = next(line.split() for line in lines if "/alignment " in line)
+    assert alignment[3] == "↓"
+    assert "↓  lower is better" in lines
+    cosine = next(line for line in lines if "/cos_joint_image " in line)
+    assert "×" not in cosine, "a control, which no direction makes better"
+    flips = cells["val"]["reasoning"].measurements("projected")["name_flip"]
+    few = next(line for line in lines if "/name_flip " in line).split()[2].endswith("?")
+    assert few is (0 < flips.cases < 30)
 
 
 def test_a_dataset_of_boxes_has_the_tasks_on_boxes_alone(colour_world):

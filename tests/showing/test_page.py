@@ -140,6 +140,50 @@ def test_a_click_and_a_phrase_show_where(page, model, photos):
     )
 
 
+def test_a_phrase_typed_right_after_a_click_is_kept_and_answered(page):
+    page.locator("#results button.thumbnail-item").nth(2).click()
+    page.locator("#phrase textarea").fill("a kite")
+    page.locator("#where").click()
+    page.get_by_text("Where is “a kite”?").wait_for()
+    assert page.locator("#phrase textarea").input_value() == "a kite"
+    assert page.locator(".toast-body").count() == 0
+
+
+def test_no_frame_stays_where_the_chosen_picture_was(page):
+    framed = page.locator("#results [data-chosen]")
+    page.locator("#results button.thumbnail-item").nth(2).click()
+    framed.wait_for()
+    assert framed.get_attribute("aria-label").startswith("Thumbnail 3 ")
+    page.locator("#similar").click()
+    page.wait_for_function("() => document.querySelector('#line').innerText.includes('Nearest')")
+    framed.wait_for(state="detached")
+    page.locator("#results button.thumbnail-item").nth(2).click()
+    framed.wait_for()
+
+
+def test_placeholders_are_captions_of_the_collection(page):
+    for box in ("#words", "#phrase"):
+        assert page.locator(f"{box} textarea").get_attribute("placeholder") in CAPTIONS
+
+
+IN_SIGHT = """selector => {
+    const {top} = document.querySelector(selector).getBoundingClientRect();
+    return -1 <= top && top < 0.65 * window.innerHeight;
+}"""
+
+
+def test_in_a_narrow_window_the_answer_comes_into_sight(server):
+    with opened(server, NARROW) as page:
+        search(page, "a red car")
+        page.wait_for_function(IN_SIGHT, arg="#line .line")
+        page.locator("#results button.thumbnail-item").nth(1).click()
+        page.get_by_text("Where is “a red car”?").wait_for()
+        page.wait_for_function(IN_SIGHT, arg="#chosen .line")
+        page.locator("#similar").click()
+        page.wait_for_function("() => document.querySelector('#line').innerText.includes('+')")
+        page.wait_for_function(IN_SIGHT, arg="#line .line")
+
+
 def test_the_map_shows_a_picture_under_the_pointer(page):
     page.get_by_role("tab", name="Map of the space").click()
     dots = page.locator(".plane .dot")

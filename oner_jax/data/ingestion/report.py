@@ -2,12 +2,13 @@
 
 import collections
 import json
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
-from oner_jax.data.ingestion import part_files
+from oner_jax.data.ingestion import decisions, part_files
 from oner_jax.data.ingestion.staging import Staging
 from oner_jax.data.ingestion.writing import DROPPED_FILE
 from oner_jax.data.records import MANIFEST
@@ -17,7 +18,8 @@ LONGEST_EXAMPLE = 150  # characters
 
 
 def summary(output: epath.Path) -> Iterator[str]:
-    """Lines: what is in every split, and what was dropped, with one example of each reason."""
+    """Yield what is in every split, what was dropped with one example of each reason, and what to
+    type next."""
     manifests = {
         path.parent.name: json.loads(path.read_text())
         for path in sorted(output.glob(f"*/{MANIFEST}"))
@@ -49,6 +51,9 @@ def summary(output: epath.Path) -> Iterator[str]:
         yield f"not read, as no format is known by their endings: {listed_endings(unread)}"
     if several := source.get("captions_of_several_lines"):
         yield f"{several:,} captions have several lines; with --lines=captions each is a caption"
+    if {decisions.TRAIN, decisions.VALIDATION} <= manifests.keys():
+        recipe = shlex.quote(f"--config=configs/oner.py:demo,data={output}")
+        yield f"next: python -m oner_jax.data.check {recipe}"
 
 
 def reasons(staging: Staging, number_of_parts: int) -> str:
