@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float32, Int32, UInt8
 from numpy.typing import ArrayLike
 from PIL import Image

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from absl import flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 

@@ -198,7 +198,7 @@ class Material:
         the model cannot tell the two classes apart by them.
         """
         if self._load_examples is None:
-            phrases = sorted(set(self.boxed.phrases))
+            phrases = sorted(set(self.grounds[PLAIN].phrases))
             return {"texts": len(phrases), "texts_cut": int(self._cut(phrases).sum())}
         captions, classes = self.corpus.gallery.texts, self.corpus.class_names
         counts = {"texts": len(captions), "texts_cut": int(self._cut(captions).sum())}
