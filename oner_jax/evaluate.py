@@ -24,23 +24,39 @@ from oner_jax.evals.evaluation import Request, Results, measure
 from oner_jax.evals.following import follow
 from oner_jax.evals.table import aligned, by_label, text_table
 from oner_jax.evals.tasks import TASK_SETS, TASKS
+from oner_jax.files import split_names
 from oner_jax.parallel import distributed
 from oner_jax.training.workdir import command_line
 
-WORKDIR = flags.DEFINE_list("workdir", [], "Folders of the runs to evaluate.")
+
+class NameList(flags.ListParser):
+    """A list with commas, in which folders whose names have commas stay whole."""
+
+    def parse(self, argument: str | list[str]) -> list[str]:
+        """Return the names."""
+        if isinstance(argument, list):
+            return argument
+        return split_names(argument) if argument else []
+
+
+def _define_names(name: str, explanation: str) -> "flags.FlagHolder[list[str]]":
+    serializer = flags.CsvListSerializer(",")
+    return flags.DEFINE(NameList(), name, [], explanation, serializer=serializer)
+
+
+WORKDIR = _define_names("workdir", "Folders of the runs to evaluate.")
 STEPS = flags.DEFINE_list("steps", ["last"], "Checkpoints: numbers, all, best or last.")
 OUT = flags.DEFINE_string("out", None, "Folder for results and tables; default: the run's own.")
-DATASETS = flags.DEFINE_list(
+DATASETS = _define_names(
     "datasets",
-    [],
     "Names from config.data.evaluation, benchmarks (public: all of them) or splits; default: all "
     "of the config's.",
 )
 DATA_DIRECTORY = flags.DEFINE_string("data_directory", "data", "Where benchmarks were ingested to.")
-COMPARE = flags.DEFINE_list(
-    "compare", [], "Further columns and the differences to them: FOLDER, FOLDER@STEP or @STEP."
+COMPARE = _define_names(
+    "compare", "Further columns and the differences to them: FOLDER, FOLDER@STEP or @STEP."
 )
-BOXES = flags.DEFINE_list("boxes", [], "JSONL files of pictures, phrases and boxes.")
+BOXES = _define_names("boxes", "JSONL files of pictures, phrases and boxes.")
 TASK_NAMES = flags.DEFINE_list(
     "tasks",
     ["standard"],

@@ -11,6 +11,32 @@ def is_remote(path: epath.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+    """Return `path` from the root of its storage, links not followed.
+
+    `epath.Path.resolve` makes a folder `./gs:` of an address on object storage.
+    """
+    return epath.Path(path) if is_remote(path) else epath.Path(os.path.abspath(path))
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names in a list with commas, each perhaps with `@STEP` or `=WEIGHT` behind it.
+
+    A name that has commas itself stays whole where a file or folder on this machine has it.
+    """
+    pieces, names = text.split(","), []
+    while pieces:
+        joined = (",".join(pieces[:count]).strip() for count in range(len(pieces), 1, -1))
+        names.append(next(filter(_names_something, joined), pieces[0].strip()))
+        pieces = pieces[names[-1].count(",") + 1 :]
+    return names
+
+
+def _names_something(name: str) -> bool:
+    paths = (name, name.rpartition("@")[0], name.rpartition("=")[0])
+    return not is_remote(name) and any(path and epath.Path(path).exists() for path in paths)
+
+
 def write_whole(path: epath.PathLike, content: str | bytes) -> None:
     """Write so that a reader never sees half a file: under another name first, then renamed.
 

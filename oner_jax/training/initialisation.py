@@ -17,6 +17,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError
+from oner_jax.files import absolute
 from oner_jax.models.files import is_export
 from oner_jax.models.pretraining import PureModel
 from oner_jax.parallel.mesh import path_name
@@ -147,7 +148,7 @@ def _read_source(source: epath.Path, model: PureModel) -> tuple[Arrays, list[str
             "no export, "
             "and no .npz or .safetensors file"
         )
-    return items.by_name(items.read_arrays(folder.resolve(), ["parameters"])["parameters"]), []
+    return items.by_name(items.read_arrays(absolute(folder), ["parameters"])["parameters"]), []
 
 
 def _read_vit(path: epath.Path, model: PureModel) -> tuple[Arrays, list[str]]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from oner_jax.errors import first_line
-from oner_jax.files import is_remote, write_whole
+from oner_jax.errors import InputError, first_line
+from oner_jax.files import absolute, is_remote, write_whole
 
 # How tensorstore and TensorFlow name the kinds of failure that come from storage.
 _STATUS = (
@@ -16,6 +16,34 @@ _STATUS = (
     "PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAUTHENTICATED|UNAVAILABLE"
 )
 _REWRITE_SECONDS = 60.0
+# Orbax finds files by patterns with the whole path in them, unescaped, and takes a folder `gs:` for
+# the beginning of an address: what it writes under such a path it cannot read.
+_PATTERN = re.compile(r"[\[*?\\]")
+_SCHEME = re.compile(r"\w+:")
+
+
+def orbax_path(path: epath.PathLike) -> epath.Path:
+    """Return `path` as an absolute one; raise InputError where Orbax would lose what it writes."""
+    found = absolute(path)
+    text = os.fspath(found)
+    problem = None
+    if pattern := _PATTERN.search(text):
+        problem = f"has {pattern[0]!r} in its path"
+    elif _shown(text) != text:
+        problem = "has bytes in its path that are not UTF-8"
+    elif not is_remote(text) and (schemes := list(filter(_SCHEME.fullmatch, found.parts))):
+        problem = f"has a folder called {schemes[0]!r} in its path"
+    if problem is None:
+        return found
+    raise InputError(
+        f"{_shown(text)} {problem}, from where checkpoints cannot be read back: choose another "
+        "folder, or name a symbolic link to this one"
+    )
+
+
+def _shown(text: str) -> str:
+    """Return `text` with what is not Unicode, such as single bytes of a file name, replaced."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 class Lines:

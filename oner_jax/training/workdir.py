@@ -36,6 +36,7 @@ from oner_jax.parallel.mesh import path_name
 from oner_jax.parallel.preflight import Preflight
 from oner_jax.training.checkpoints import read_config
 from oner_jax.training.lock import LOCK_FILE, Lock
+from oner_jax.training.storage import orbax_path
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
 
@@ -68,6 +69,7 @@ def hold_workdir(workdir: epath.Path, config: ConfigDict) -> Iterator[Lock | Non
     Raises InputError where it holds another run, naming the keys that differ, or something else,
     and where a run is going on in it, naming that.
     """
+    orbax_path(workdir)
     if not distributed.is_main():
         distributed.wait_for_all("workdir")
         yield None
