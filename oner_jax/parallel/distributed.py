@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 from oner_jax.errors import ClusterError, InputError, Preempted, report
 from oner_jax.parallel.accelerators import PLATFORMS, use_platform
 from oner_jax.parallel.lifelines import Lifelines
+from oner_jax.parallel.likeness import facts
 from oner_jax.parallel.rendezvous import Place, listed, meet
 
 COORDINATOR_ADDRESS = flags.DEFINE_string(
@@ -72,7 +73,7 @@ def session() -> Iterator[None]:
         yield
         return
     timeout_seconds = STARTUP_TIMEOUT_SECONDS.value
-    meeting = meet(place, {"JAX": jax.__version__}, timeout_seconds=timeout_seconds)
+    meeting = meet(place, facts(), timeout_seconds=timeout_seconds)
     hosts = meeting.hosts
     if PLATFORM.value == "cpu":
         jax.config.update("jax_platforms", "cpu")

@@ -190,14 +190,18 @@ def _describe_missing(
 
 
 def _describe_difference(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    for name, value in own["facts"].items():
-        if other["facts"].get(name) != value:
-            return (
-                f"process {other['process_id']} ({other['host']}) has {name} "
-                f"{other['facts'].get(name)}, process 0 ({own['host']}) has {value}: "
-                "start all processes alike"
-            )
-    return None
+    here, there = own["facts"], other["facts"]
+    differing = [name for name in here | there if here.get(name) != there.get(name)]
+    if not differing:
+        return None
+    theirs, ours = (
+        listed(f"{name} {facts.get(name, 'unknown')}" for name in differing)
+        for facts in (there, here)
+    )
+    return (
+        f"process {other['process_id']} ({other['host']}) has {theirs}, process 0 ({own['host']}) "
+        f"has {ours}: start all processes alike"
+    )
 
 
 def listed(items: Iterable[object]) -> str:

@@ -12,7 +12,6 @@ eval/, report/  written by `oner_jax.evaluate`
 """
 
 import contextlib
-import importlib.metadata
 import json
 import math
 import shlex
@@ -32,13 +31,12 @@ from oner_jax.errors import InputError
 from oner_jax.files import write_whole
 from oner_jax.models.pretraining import Parameters
 from oner_jax.parallel import distributed
+from oner_jax.parallel.likeness import PACKAGES, version
 from oner_jax.parallel.mesh import path_name
 from oner_jax.parallel.preflight import Preflight
 from oner_jax.training.checkpoints import read_config
 from oner_jax.training.lock import LOCK_FILE, Lock
 from oner_jax.training.storage import orbax_path
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
 
 # Keys that may differ when a run is continued: they change how it is computed, not what.
 FREE_KEYS = (
@@ -107,7 +105,7 @@ def write_manifest(
     manifest = {
         "command": command,
         "revision": revision(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "devices": [str(device) for device in mesh.devices.flat],
         "device_kind": mesh.devices.flat[0].device_kind,
         "mesh": dict(mesh.shape),
@@ -214,10 +212,3 @@ def revision() -> str:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
