@@ -5,12 +5,15 @@ saved (75 is sysexits' EX_TEMPFAIL: "try again"); 1 other processes of the run a
 failed, storage fails or training diverges (one line), or anything else (traceback shown).
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
+
+from oner_jax import streams
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -65,17 +68,30 @@ def run_program(
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
             # Orbax logs failures with their traceback before it raises them.
-            logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
+            logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
         try:
             if len(arguments) > 1:
                 raise InputError(
                     f"unexpected argument {arguments[1]!r}: every option is written --name=value"
                 )
             main(arguments)
-        except (InputError, ClusterError, StorageError, Diverged, Preempted, OSError) as error:
+        except StorageError as error:
+            code = report(error)
+            streams.flush()
+            # Threads of Orbax wait for minutes for what a failed save does not make any more.
+            os._exit(code)
+        except (InputError, ClusterError, Diverged, Preempted, OSError) as error:
             sys.exit(report(error))
 
-    app.run(guarded_main, flags_parser=parse)
+    streams.keep_going()
+    try:
+        app.run(guarded_main, flags_parser=parse)
+    except SystemExit as end:
+        reason = streams.lost_output()
+        if end.code or not reason:
+            raise
+        print(f"error: standard output is not complete: {reason}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
 
 
 def first_line(error: object) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
+from oner_jax import streams
 from oner_jax.errors import ClusterError, InputError, Preempted, report
 from oner_jax.parallel.accelerators import PLATFORMS, use_platform
 from oner_jax.parallel.lifelines import Lifelines
@@ -117,8 +118,7 @@ def end_all(cause: str, exit_code: int, *, stacks: bool = False) -> NoReturn:
     """
     if _lifelines is not None:
         _lifelines.end_all(cause, exit_code, stacks=stacks)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    streams.flush()
     os._exit(exit_code)
 
 

@@ -1,13 +1,14 @@
 """Files of a run, local or on object storage (gs://), and what is said when that fails."""
 
+import contextlib
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from oner_jax.errors import InputError, first_line
+from oner_jax.errors import InputError, StorageError, first_line
 from oner_jax.files import absolute, is_remote, write_whole
 
 # How tensorstore and TensorFlow name the kinds of failure that come from storage.
@@ -46,6 +47,23 @@ def _shown(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+@contextlib.contextmanager
+def writing(path: epath.Path) -> Iterator[None]:
+    """Raise StorageError, naming `path`, where storage fails inside."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        reason = failure_reason(error)
+        if reason is None:
+            raise
+        raise StorageError(
+            f"{path} could not be written: {reason}; the same command continues from the last "
+            "checkpoint"
+        ) from error
+
+
 class Lines:
     """A text file that grows by lines, each there at once.
 
@@ -57,15 +75,15 @@ class Lines:
         """Begin with `lines` (default: none), in place of what is there."""
         self._path = path
         self._lines = list(lines)
-        write_whole(path, "".join(f"{line}\n" for line in lines))
-        self._written = time.monotonic()
+        self._rewrite()
         self._file = None if is_remote(path) else path.open("a")
 
     def append(self, line: str) -> None:
         """Add a line."""
         if self._file is not None:
-            self._file.write(line + "\n")
-            self._file.flush()
+            with writing(self._path):
+                self._file.write(line + "\n")
+                self._file.flush()
             return
         self._lines.append(line)
         if time.monotonic() - self._written >= _REWRITE_SECONDS:
@@ -74,12 +92,14 @@ class Lines:
     def close(self) -> None:
         """Write what is not written yet."""
         if self._file is not None:
-            self._file.close()
+            with writing(self._path):
+                self._file.close()
         else:
             self._rewrite()
 
     def _rewrite(self) -> None:
-        write_whole(self._path, "".join(f"{line}\n" for line in self._lines))
+        with writing(self._path):
+            write_whole(self._path, "".join(f"{line}\n" for line in self._lines))
         self._written = time.monotonic()
 
 

@@ -15,8 +15,10 @@ import contextlib
 import json
 import math
 import shlex
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,8 +37,12 @@ from oner_jax.parallel.likeness import PACKAGES, version
 from oner_jax.parallel.mesh import path_name
 from oner_jax.parallel.preflight import Preflight
 from oner_jax.training.checkpoints import read_config
-from oner_jax.training.lock import LOCK_FILE, Lock
-from oner_jax.training.storage import orbax_path
+from oner_jax.training.lock import LOCK_FILE, Lock, token_in
+from oner_jax.training.storage import orbax_path, writing
+
+# How long it may take until a host sees what another one has written.
+_SEEN_SECONDS = 60.0
+_POLL_SECONDS = 0.2
 
 # Keys that may differ when a run is continued: they change how it is computed, not what.
 FREE_KEYS = (
@@ -69,7 +75,7 @@ def hold_workdir(workdir: epath.Path, config: ConfigDict) -> Iterator[Lock | Non
     """
     orbax_path(workdir)
     if not distributed.is_main():
-        distributed.wait_for_all("workdir")
+        _require_shared(workdir, distributed.from_main("workdir", str))
         yield None
         return
     if (workdir / "config.json").exists():
@@ -83,8 +89,23 @@ def hold_workdir(workdir: epath.Path, config: ConfigDict) -> Iterator[Lock | Non
             write_whole(workdir / "config.json", configuration.to_json(config))
         except OSError as error:
             raise InputError(f"{workdir} cannot be written to: {error.strerror}") from None
-        distributed.wait_for_all("workdir")
+        distributed.from_main("workdir", lambda: lock.token)
         yield lock
+
+
+def _require_shared(workdir: epath.Path, token: str) -> None:
+    """Raise InputError where the lock of process 0 is not in what this process has as `workdir`.
+
+    Every process writes its part of a checkpoint. Network storage may show a file a while later.
+    """
+    deadline = time.monotonic() + _SEEN_SECONDS
+    while token_in(workdir) != token:
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"{workdir} on {socket.gethostname()} is not the folder of that name in which "
+                "process 0 works: give a --workdir on storage that all hosts share"
+            )
+        time.sleep(_POLL_SECONDS)
 
 
 def _holds_something(workdir: epath.Path) -> bool:
@@ -113,7 +134,8 @@ def write_manifest(
         "data": dict(data),
         "preflight": None if preflight is None else preflight.to_json(),
     }
-    write_whole(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    with writing(workdir / "manifest.json"):
+        write_whole(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
 def parameter_table(parameters: Parameters) -> list[tuple[str, tuple[int, ...]]]:

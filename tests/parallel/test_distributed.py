@@ -91,6 +91,18 @@ def test_processes_of_different_configs_do_not_start():
     assert "[0] stopped, because process 1" in result.stderr
 
 
+def test_a_workdir_that_hosts_do_not_share_is_refused_at_the_start(tmp_path):
+    result = run([*MEMBER, "--role=shares not", f"--folder={tmp_path}"], processes=2)
+    assert result.returncode == 2, result.stderr
+    assert f"[1] error: {tmp_path}/1 on {socket.gethostname()} is not the folder" in result.stderr
+    assert "give a --workdir on storage that all hosts share" in result.stderr
+    assert "[0] stopped, because process 1" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = run([*MEMBER, "--role=shares", f"--folder={tmp_path / 'run'}"], processes=2)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("held") == 2
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
