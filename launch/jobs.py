@@ -7,6 +7,7 @@ beside that folder and then notes that the run is finished.
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -44,6 +45,9 @@ class Jobs:
         note(job, content)
         failed.unlink(missing_ok=True)
         command = self.command(run)
+        if shutil.which(command[0]) is None:
+            job.unlink()
+            raise RunFailed(f"--launcher: there is no program {command[0]!r}")
         with run.beside(".log").open("ab") as log:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
         if code:
