@@ -73,16 +73,6 @@ def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterato
             yield f"{prefix}{key}", value
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`seed: 0 -> 7` for every leaf that differs; one that is not there is None."""
-    old, new = dict(flatten(before)), dict(flatten(now))
-    return [
-        f"{name}: {old.get(name)} -> {new.get(name)}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-
-
 def to_json(config: ConfigDict) -> str:
     """The resolved config, as saved in a workdir."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"

@@ -20,7 +20,7 @@ from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed, preflight
 from oner_jax.parallel.mesh import LocalRows
 from oner_jax.parallel.preemption import StopRequest
-from oner_jax.training import memory, workdir
+from oner_jax.training import identity, memory, workdir
 from oner_jax.training.checkpoint_policy import CheckpointPolicy
 from oner_jax.training.checkpoints import Checkpoints
 from oner_jax.training.damage_log import DamageLog
@@ -65,14 +65,14 @@ def train(config: ConfigDict, folder: epath.Path, stop: StopRequest) -> TrainSta
     # What is trained, and where.
     configuration.use_compilation_cache(config.compilation_cache)
     recipe = Recipe.from_config(config, TextFormat(tokenizer.mask_id, tokenizer.word_start))
-    data = training_data.description()
+    data = training_data.description() | {"tokenizer": tokenizer.content_hash}
     distributed.check_equal(
         {**dict(configuration.flatten(config)), **dict(configuration.flatten(data))}
     )
     with (
         Goodput(folder if distributed.is_main() else None, began=began) as goodput,
         Watchdog(folder, **config.watchdog) as watchdog,
-        workdir.hold_workdir(folder, config) as lock,
+        workdir.hold_workdir(folder, config, data) as lock,
         memory.out_of_memory_explained(recipe),
         DamageLog(
             folder if distributed.is_main() else None,
@@ -138,7 +138,7 @@ def _first_state(
     """The state to begin with, restored where there is a checkpoint; its step; its roll-backs."""
     step = checkpoints.last_good()
     state, position = state_at(step, recipe, checkpoints)
-    if changes := configuration.differences(position.get("data", data), data):
+    if changes := identity.data_changes(position.get("data", data), data):
         raise InputError(
             f"the training data changed since step {step} ({'; '.join(changes)}): bring the old "
             "data back, or start in another --workdir"

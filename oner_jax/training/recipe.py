@@ -65,12 +65,7 @@ class Recipe:
         model = PureModel(settings)
         objective = Objective(ObjectiveSettings.from_config(config.objective), settings, text, mesh)
         optimizer_config = config.optimizer
-        learning_rate = schedule.learning_rate(
-            peak=optimizer_config.learning_rate_per_256_examples * config.batch_size / 256,
-            end=optimizer_config.end_learning_rate,
-            total_steps=config.total_steps,
-            warmup_fraction=optimizer_config.warmup_fraction,
-        )
+        learning_rate = schedule.learning_rate_of(config)
         optimizer = make_optimizer(
             learning_rate,
             beta_1=optimizer_config.beta_1,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -19,6 +20,17 @@ def learning_rate(
         warmup_steps=max(1, round(warmup_fraction * total_steps)),
         decay_steps=max(2, total_steps),
         end_value=end,
+    )
+
+
+def learning_rate_of(config: ConfigDict) -> optax.Schedule:
+    """Return the schedule of a resolved config."""
+    optimizer = config.optimizer
+    return learning_rate(
+        peak=optimizer.learning_rate_per_256_examples * config.batch_size / 256,
+        end=optimizer.end_learning_rate,
+        total_steps=config.total_steps,
+        warmup_fraction=optimizer.warmup_fraction,
     )
 
 

@@ -1,6 +1,6 @@
 """The folder of a run: what it was made from, and that it is continued as the same run.
 
-config.json     the resolved config
+config.json     the resolved config; config-until-step-N.json one that was extended at step N
 manifest.json   command, revision, package versions, mesh, devices, parameters, data, preflight
 lock.json       which process is at work in it
 metrics.jsonl   one object a log step, beside TensorBoard event files
@@ -36,7 +36,7 @@ from oner_jax.parallel import distributed
 from oner_jax.parallel.likeness import PACKAGES, version
 from oner_jax.parallel.mesh import path_name
 from oner_jax.parallel.preflight import Preflight
-from oner_jax.training.checkpoints import read_config
+from oner_jax.training import identity
 from oner_jax.training.lock import LOCK_FILE, Lock, token_in
 from oner_jax.training.storage import orbax_path, writing
 
@@ -44,48 +44,37 @@ from oner_jax.training.storage import orbax_path, writing
 _SEEN_SECONDS = 60.0
 _POLL_SECONDS = 0.2
 
-# Keys that may differ when a run is continued: they change how it is computed, not what.
-FREE_KEYS = (
-    "accumulation_steps",
-    "checkpoint.",
-    "compilation_cache",
-    "data.evaluation",
-    "data.maximum_damaged_fraction",
-    "data.threads",
-    "evaluation.",
-    "guards.maximum_",
-    "guards.spike_z_score",
-    "log_interval_steps",
-    "mesh.",
-    "model.layers_per_scan_step",
-    "model.remat",
-    "preflight",
-    "sharding_rules",
-    "watchdog.",
-)
-
 
 @contextlib.contextmanager
-def hold_workdir(workdir: epath.Path, config: ConfigDict) -> Iterator[Lock | None]:
-    """Make `workdir` with its config, or check that it holds a run of the same config; inside, no
-    other run may have it. Process 0 does so, and has the lock, for all processes of the run.
+def hold_workdir(
+    workdir: epath.Path, config: ConfigDict, data: Mapping[str, Any]
+) -> Iterator[Lock | None]:
+    """Make `workdir` with its config, or check that it holds a run of the same config on the same
+    data (as checkpoints describe them); inside, no other run may have it. Process 0 does so, and
+    has the lock, for all processes of the run.
 
     Raises InputError where it holds another run, naming the keys that differ, or something else,
-    and where a run is going on in it, naming that.
+    and where a run is going on in it, naming that; where its path is one from which checkpoints
+    cannot be read back, and where processes do not share it.
     """
     orbax_path(workdir)
     if not distributed.is_main():
         _require_shared(workdir, distributed.from_main("workdir", str))
         yield None
         return
+    extended: ConfigDict | None = None
     if (workdir / "config.json").exists():
-        _check_same_run(workdir, config)
+        lines, extended = identity.require_same_run(workdir, config, data)
+        print(*lines, sep="\n", end="\n" * bool(lines), flush=True)
     elif workdir.exists() and (not workdir.is_dir() or _holds_something(workdir)):
         raise InputError(f"{workdir} exists and holds no run: choose a new or empty --workdir")
     with contextlib.ExitStack() as stack:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(Lock(workdir))
+            if extended is not None:
+                kept = workdir / f"config-until-step-{extended.total_steps}.json"
+                write_whole(kept, configuration.to_json(extended))
             write_whole(workdir / "config.json", configuration.to_json(config))
         except OSError as error:
             raise InputError(f"{workdir} cannot be written to: {error.strerror}") from None
@@ -198,22 +187,6 @@ def _data_lines(config: ConfigDict, data: Mapping[str, Any]) -> Iterator[str]:
             part = f", {share:.1%} of {records:,}" if len(splits) > 1 else ""
             yield f"{title:<12}{name}: {split['records']:,} {kind}{part}, {epochs:.1f} epochs"
             title = ""
-
-
-def _check_same_run(workdir: epath.Path, config: ConfigDict) -> None:
-    before = dict(configuration.flatten(read_config(workdir)))
-    # Through JSON, so that tuples and lists compare as they are stored.
-    now = dict(configuration.flatten(configuration.from_json(configuration.to_json(config))))
-    # A key that the run does not have came with a later revision.
-    differing = sorted(
-        key for key in before if before[key] != now.get(key) and not key.startswith(FREE_KEYS)
-    )
-    if differing:
-        shown = "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in differing)
-        raise InputError(
-            f"{workdir} holds a run of another config ({shown}): "
-            "choose another --workdir, or give the same config to continue"
-        )
 
 
 def command_line(program: str) -> str:

@@ -34,7 +34,7 @@ def hold(folder):
     """A workdir; shared, or of the same name on disks of their own."""
     workdir._SEEN_SECONDS = 1.0
     own = folder if ROLE.value == "shares" else f"{folder}/{jax.process_index()}"
-    with workdir.hold_workdir(epath.Path(own), ConfigDict({"seed": 0})):
+    with workdir.hold_workdir(epath.Path(own), ConfigDict({"seed": 0}), {}):
         print("held")
 
 
