@@ -59,11 +59,20 @@ def main(_: Sequence[str]) -> None:
         from oner_jax.showing.space_map import make_map
 
         model = command_line.chosen_model()
-        cache = Path(values.cache).expanduser()
+        cache = _home_path(values.cache)
         collection = open_collection(model, values.images, values.images_format, cache)
         drawn_map = make_map(model, collection)
         page = interface.Page(model, collection, values.k)
         interface.serve(interface.build(page, drawn_map), values.host, values.port)
+
+
+def _home_path(cache: str) -> Path:
+    try:
+        return Path(cache).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"--cache={cache}: there is no home folder here; give another folder"
+        ) from None
 
 
 def _check_free(host: str, port: int) -> None:

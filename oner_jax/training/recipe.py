@@ -57,6 +57,10 @@ class Recipe:
         cls, config: ConfigDict, text: TextFormat, mesh: Mesh | None = None
     ) -> "Recipe":
         """Build everything but arrays. Raises InputError for a config that cannot run."""
+        if jax.config.jax_enable_x64:
+            raise InputError(
+                "JAX_ENABLE_X64 is on, but training computes in float32 and bfloat16: unset it"
+            )
         mesh = make_mesh(config.mesh.to_dict()) if mesh is None else mesh
         check_batch_size(config.batch_size, config.accumulation_steps, mesh)
         check_rules(config.sharding_rules)
