@@ -16,7 +16,6 @@ waited for: the same command later submits what has failed, and collects what is
 """
 
 import dataclasses
-import importlib.util
 import signal
 import sys
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from launch.runs import Run, RunFailed, Runner
 from oner_jax.configuration import nearest
 from oner_jax.errors import InputError, run_program
 from oner_jax.evals import spread, sweep_report
+from oner_jax.recipe_files import explained, load
 from oner_jax.sweeps import Sweep
 
 SWEEP = flags.DEFINE_string("sweep", None, "Sweep file, as FILE.py[:argument].")
@@ -53,16 +53,9 @@ LAUNCHER = flags.DEFINE_string(
 def load_sweep(argument: str) -> Sweep:
     """The sweep of `FILE.py[:argument]`. Raises InputError where there is none."""
     path, _, rest = argument.partition(":")
-    if not Path(path).is_file():
-        raise InputError(f"--sweep={argument}: there is no file {path}")
-    specification = importlib.util.spec_from_file_location("sweep_file", path)
-    if specification is None or specification.loader is None:
-        raise InputError(f"--sweep={argument}: {path} is no Python file")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    if not hasattr(module, "get_sweep"):
-        raise InputError(f"--sweep={argument}: {path} has no get_sweep(argument)")
-    return module.get_sweep(rest) if rest else module.get_sweep()
+    module = load(path, f"--sweep={argument}", "get_sweep")
+    with explained(path):
+        return module.get_sweep(rest) if rest else module.get_sweep()
 
 
 def plan(sweep: Sweep, folder: Path) -> list[Run]:

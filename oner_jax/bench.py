@@ -20,19 +20,20 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from oner_jax import configuration
 from oner_jax.errors import InputError, run_program
 from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed
 from oner_jax.parallel.chips import Peak
+from oner_jax.recipe_files import define_recipe
 from oner_jax.training.memory import out_of_memory_explained
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import Metrics, TrainState
 from oner_jax.training.synthetic import synthetic_batch
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
+CONFIG = define_recipe("config", "Recipe, as FILE.py[:argument].")
 STEPS = flags.DEFINE_integer("steps", 10, "Steps of one repeat.", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats; the median is reported.", lower_bound=1)
 JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
@@ -152,4 +153,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main, configuration.check_recipe_argument)
+    run_program(main)

@@ -105,15 +105,6 @@ def use_compilation_cache(folder: str) -> None:
     jax.config.update("jax_compilation_cache_dir", place)
 
 
-def check_recipe_argument(arguments: Sequence[str]) -> None:
-    """Raise InputError if `--config` on this command line names a file that is not there."""
-    for argument in arguments:
-        name, _, value = argument.lstrip("-").partition("=")
-        path = Path(value.split(":", 1)[0])
-        if name == "config" and not path.is_file():
-            raise InputError(f"--config={value}: there is no file {path}")
-
-
 # From where to where numbers make sense, both included. Settings that belong together are checked
 # where they are used.
 RANGES = {

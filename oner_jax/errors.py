@@ -41,19 +41,11 @@ class Preempted(Exception):
     """The run was asked to stop and saved a checkpoint at its current step."""
 
 
-def run_program(
-    main: Callable[[Sequence[str]], None],
-    check_arguments: Callable[[Sequence[str]], None] = lambda arguments: None,
-) -> None:
-    """Run `main` as an absl app, turning `InputError` and `Preempted` into their exit codes.
-
-    `check_arguments` sees the command line before the flags are read, to name what is wrong with
-    it better than the flags library does.
-    """
+def run_program(main: Callable[[Sequence[str]], None]) -> None:
+    """Run `main` as an absl app, turning `InputError` and `Preempted` into their exit codes."""
 
     def parse(arguments: Sequence[str]) -> list[str]:
         try:
-            check_arguments(arguments)
             return flags.FLAGS(list(arguments))
         except InputError as error:
             _exit_bad_input(error)

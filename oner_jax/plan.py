@@ -11,13 +11,14 @@ from collections.abc import Sequence
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from oner_jax import configuration
 from oner_jax.errors import InputError, run_program
 from oner_jax.models.settings import REMAT_POLICIES
 from oner_jax.parallel.chips import GIB
 from oner_jax.parallel.topology import Topology
+from oner_jax.recipe_files import define_recipe
 from oner_jax.training.planning import (
     SEARCH_STEP,
     Plan,
@@ -27,7 +28,7 @@ from oner_jax.training.planning import (
     to_json,
 )
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
+CONFIG = define_recipe("config", "Recipe, as FILE.py[:argument].")
 TOPOLOGY = flags.DEFINE_string("topology", None, "Where to run, as v5e:16x16 or h100:8.")
 NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "TPU slices of that shape.", lower_bound=1)
 PAIRS = flags.DEFINE_integer("pairs", 1_000_000_000, "Pairs to state hours for.", lower_bound=1)
@@ -165,4 +166,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main, configuration.check_recipe_argument)
+    run_program(main)

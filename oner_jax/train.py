@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from etils import epath
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from oner_jax import configuration
 from oner_jax.data.text import Tokenizer
@@ -20,6 +20,7 @@ from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed, preflight
 from oner_jax.parallel.mesh import LocalRows
 from oner_jax.parallel.preemption import StopRequest
+from oner_jax.recipe_files import define_recipe
 from oner_jax.training import identity, memory, workdir
 from oner_jax.training.checkpoint_policy import CheckpointPolicy
 from oner_jax.training.checkpoints import Checkpoints
@@ -36,7 +37,7 @@ from oner_jax.training.watchdog import Watchdog
 if TYPE_CHECKING:
     from oner_jax.data.pipeline import TrainingData
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
+CONFIG = define_recipe("config", "Recipe, as FILE.py[:argument].")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
 
 
@@ -188,4 +189,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main, configuration.check_recipe_argument)
+    run_program(main)

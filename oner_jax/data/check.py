@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 from jaxtyping import Int32
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from oner_jax import configuration
 from oner_jax.data.checking import delivery_rate, drawings
@@ -30,6 +30,7 @@ from oner_jax.data.options import DataOptions
 from oner_jax.data.pipeline import TrainingData
 from oner_jax.errors import InputError, run_program
 from oner_jax.parallel.topology import Topology
+from oner_jax.recipe_files import define_recipe
 
 # Tokens of each sampled caption, by key of the config.
 Lengths = Mapping[str, Int32[np.ndarray, " captions"]]
@@ -132,7 +133,7 @@ def main(_: Sequence[str]) -> None:
 
 def define_flags() -> None:
     """The program's command line; not at import, where it would be every program's."""
-    config_flags.DEFINE_config_file("config", None, "recipe, as FILE.py[:argument]")
+    define_recipe("config", "recipe, as FILE.py[:argument]")
     flags.DEFINE_string("output", None, "directory for pictures of what is in the data")
     flags.DEFINE_integer("sample", 1000, "records of each dataset to decode", lower_bound=1)
     flags.DEFINE_float("seconds", 10.0, "for which the input is timed", lower_bound=0.1)
@@ -145,4 +146,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    run_program(main, configuration.check_recipe_argument)
+    run_program(main)
