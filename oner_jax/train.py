@@ -63,6 +63,10 @@ def train(config: ConfigDict, folder: epath.Path, stop: StopRequest) -> TrainSta
         config, training_records=training_data.pairs, vocabulary_size=tokenizer.vocabulary_size
     )
 
+    policy.check_evaluated(
+        interval_steps=config.evaluation.interval_steps, total_steps=config.total_steps
+    )
+
     # What is trained, and where.
     configuration.use_compilation_cache(config.compilation_cache)
     recipe = Recipe.from_config(config, TextFormat(tokenizer.mask_id, tokenizer.word_start))
