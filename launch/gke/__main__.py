@@ -221,11 +221,19 @@ def launch(options: argparse.Namespace) -> int:
     jobset.apply(render(job))
     if options.detach:
         return 0
-    state = jobset.follow()
+    where = "".join(f"{word} " for word in namespace)
+    end = f"python -m launch.gke --name={options.name} {where}--delete"
+    try:
+        state = jobset.follow()
+        reason = jobset.reason() if state != "Completed" else ""
+    except InputError as error:
+        raise InputError(
+            f"{error}; the JobSet was made and goes on, and this ends it: {end}"
+        ) from None
     if state != "Completed":
-        reason = jobset.reason()
         print(f"error: {options.name}: {reason}; its log, while it is there:", file=sys.stderr)
         print(f"    {shlex.join(jobset.log())}", file=sys.stderr)
+        print(f"it stays on the cluster; this deletes it: {end}", file=sys.stderr)
         return EXIT_FAILED
     if not options.keep:
         jobset.delete()
