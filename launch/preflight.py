@@ -95,5 +95,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    streams.keep_going()
-    sys.exit(main())
+    with streams.steadfast():
+        sys.exit(main())

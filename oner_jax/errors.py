@@ -75,15 +75,8 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
         except (InputError, ClusterError, Diverged, Preempted, OSError) as error:
             sys.exit(report(error))
 
-    streams.keep_going()
-    try:
+    with streams.steadfast():
         app.run(guarded_main, flags_parser=parse)
-    except SystemExit as end:
-        reason = streams.lost_output()
-        if end.code or not reason:
-            raise
-        print(f"error: standard output is not complete: {reason}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
 
 
 def first_line(error: object) -> str:

@@ -4,9 +4,11 @@ Hours of work must not be lost because `| head` has read enough, a terminal has 
 or a path has characters that the terminal cannot show.
 """
 
+import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
 _ENCODING_ERRORS = "backslashreplace"
@@ -38,15 +40,34 @@ class _Steadfast(io.RawIOBase):
             return len(data)
 
 
-def keep_going() -> None:
-    """Make the standard streams of this process steadfast; call once, before its work."""
+@contextlib.contextmanager
+def steadfast() -> Iterator[None]:
+    """Go on inside, whatever becomes of the standard streams; at the end say what was lost.
+
+    Around the whole of a program: exit code 0 becomes 1, with a line, where something that was
+    printed did not reach standard output. A reader that closes its end, like `head`, has lost
+    nothing that it wanted.
+    """
+    _replace_streams()
+    code: object = None
+    try:
+        yield
+    except SystemExit as end:
+        code = end.code
+    if not code and (reason := _lost_output()):
+        print(f"error: standard output is not complete: {reason}", file=sys.stderr)
+        code = 1
+    sys.exit(code)  # type: ignore[arg-type]
+
+
+def _replace_streams() -> None:
     _occupy_closed()
     for name in ("stdout", "stderr"):
         stream: TextIO | None = getattr(sys, name)
         if stream is None or stream is not getattr(sys, f"__{name}__"):
             continue  # closed by the user, or in the hands of a test or a notebook
         stream.flush()
-        buffered = io.BufferedWriter(_Steadfast(stream.fileno()))
+        buffered = io.BufferedWriter(_Steadfast(stream.fileno()))  # type: ignore[type-var]
         steadfast = io.TextIOWrapper(
             buffered,
             encoding=stream.encoding,
@@ -63,11 +84,7 @@ def flush() -> None:
             stream.flush()
 
 
-def lost_output() -> str:
-    """Return why something that was printed did not reach standard output; "" where all did.
-
-    A reader that closes its end, like `head`, has lost nothing that it wanted.
-    """
+def _lost_output() -> str:
     flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return raw.lost if isinstance(raw, _Steadfast) else ""

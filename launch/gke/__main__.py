@@ -241,12 +241,12 @@ def launch(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    streams.keep_going()
-    try:
-        sys.exit(launch(parse()))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        print("the run goes on: the same command follows it, --delete ends it", file=sys.stderr)
-        sys.exit(130)
+    with streams.steadfast():
+        try:
+            sys.exit(launch(parse()))
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
+        except KeyboardInterrupt:
+            print("the run goes on: the same command follows it, --delete ends it", file=sys.stderr)
+            sys.exit(130)

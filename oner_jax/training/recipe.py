@@ -57,7 +57,7 @@ class Recipe:
         cls, config: ConfigDict, text: TextFormat, mesh: Mesh | None = None
     ) -> "Recipe":
         """Build everything but arrays. Raises InputError for a config that cannot run."""
-        if jax.config.jax_enable_x64:
+        if jax.config.values["jax_enable_x64"]:
             raise InputError(
                 "JAX_ENABLE_X64 is on, but training computes in float32 and bfloat16: unset it"
             )
