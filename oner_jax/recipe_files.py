@@ -58,9 +58,10 @@ def load(path: str, given: str, function: str) -> ModuleType:
     The file may import what lies beside it, what its folder's parent holds, and `configs`.
     """
     specification = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if not Path(path).is_file() or specification is None or specification.loader is None:
-        problem = "is not a Python file" if Path(path).is_file() else "is not there"
-        raise InputError(f"{given}: the file {path} {problem}")
+    if not Path(path).is_file():
+        raise InputError(f"{given}: there is no file {path}")
+    if specification is None or specification.loader is None:
+        raise InputError(f"{given}: {path} is not a Python file")
     folder = Path(path).resolve().parent
     for place in map(str, (folder, folder.parent, _PROJECT)):
         if place not in sys.path:

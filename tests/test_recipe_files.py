@@ -65,7 +65,7 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path, text, named):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"--config=.*none.py:tiny: the file .* is not there"):
+    with pytest.raises(InputError, match=r"--config=.*none.py:tiny: there is no file .*none.py"):
         parse(tmp_path / "none.py", ":tiny")
 
 
