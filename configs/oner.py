@@ -57,7 +57,7 @@ def get_config(argument: str = "b16") -> ConfigDict:
     config.total_steps = 0
     config.total_epochs = 40.0
     config.log_interval_steps = 50
-    config.compilation_cache = "~/.cache/oner_jax/compiled"
+    config.compilation_cache = "~/.cache/oner_jax/compiled"  # or JAX_COMPILATION_CACHE_DIR
 
     config.data = data = ConfigDict()
     # A split, or several: "A,B" as if they were one, "A=3,B=1" three of A for one of B.

@@ -4,9 +4,11 @@ A job is `python -m launch.jobs DIR/TRIAL/seed-0` on all its hosts, which runs t
 beside that folder and then notes that the run is finished.
 """
 
+import hashlib
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +20,9 @@ from oner_jax.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED
 
 # Beside a run's folder: its commands and the launcher that was given them; and that they failed.
 JOB, FAILED = ".job.json", ".job.failed"
+# Kubernetes's 63 characters, less what it adds for a pod of many.
+_LONGEST_NAME = 40
+_DIGITS = 6
 
 
 class NotFinished(Exception):
@@ -44,6 +49,9 @@ class Jobs:
         note(job, content)
         failed.unlink(missing_ok=True)
         command = self.command(run)
+        if shutil.which(command[0]) is None:
+            job.unlink()
+            raise RunFailed(f"--launcher: there is no program {command[0]!r}")
         with run.beside(".log").open("ab") as log:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
         if code:
@@ -55,8 +63,8 @@ class Jobs:
         return seconds
 
     def command(self, run: Run) -> list[str]:
-        """The launcher's command line. Names of jobs are lower case, figures and dashes."""
-        name = re.sub("[^a-z0-9]+", "-", f"{run.trial.name}-seed-{run.seed}".lower()).strip("-")
+        """The launcher's command line."""
+        name = job_name(f"{run.trial.name}-seed-{run.seed}")
         launcher = [word.replace("{name}", name) for word in shlex.split(self._launcher)]
         return [*launcher, "--", "python", "-m", "launch.jobs", str(run.folder.absolute())]
 
@@ -65,6 +73,20 @@ class Jobs:
 
     def close(self) -> None:
         """Nothing is kept."""
+
+
+def job_name(name: str) -> str:
+    """Return what clusters take for the name of a job: lower case, figures, dashes, and not many.
+
+    A name that has to be changed gets a hash, as others may change to the same: -10.0 and 10.0.
+    """
+    plain = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+    if plain == name and len(plain) <= _LONGEST_NAME and plain[0].isalpha():
+        return plain
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]
+    if not plain[:1].isalpha():
+        plain = f"run-{plain}"
+    return f"{plain[: _LONGEST_NAME - _DIGITS - 1].strip('-')}-{digest}"
 
 
 def main(arguments: Sequence[str]) -> int:

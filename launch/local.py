@@ -10,13 +10,15 @@ processes see what the machine has.
 
 `--restarts=N` starts the program again, up to N times, when it ends with exit code 75 (stopped with
 a checkpoint) and this launcher was not asked to stop; with `--restart_lost` also when a process was
-killed. SIGTERM and Ctrl-C are passed on to all processes, which save before they end. `--dry-run`
-prints the commands of all processes and runs none.
+killed. SIGTERM, SIGHUP and Ctrl-C are passed on to all processes, which save before they end.
+`--dry-run` prints the commands of all processes and runs none.
 """
 
 import argparse
+import contextlib
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +28,8 @@ import time
 from typing import IO
 
 POLL_SECONDS = 0.05
+STDOUT, STDERR = 1, 2
+BAD_INPUT = 2
 PREEMPTED = 75
 KILLED = 128  # and above: by a signal, as a shell gives it
 
@@ -56,9 +60,14 @@ def main() -> int:
         for command in _commands(options):
             print(shlex.join(["env", *environment, *command] if environment else command))
         return 0
+    program = options.command[0]
+    if shutil.which(program) is None:
+        print(f"error: there is no program {program!r} to run behind --", file=sys.stderr)
+        return BAD_INPUT
     asked: list[int] = []  # signals, in order
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: asked.append(number))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, _: asked.append(number))
     for restarts_left in reversed(range(options.restarts + 1)):
         exit_code = _run_once(options, asked)
         again = exit_code == PREEMPTED or (options.restart_lost and exit_code > KILLED)
@@ -93,8 +102,9 @@ def _start(
             process_group=0,
         )
         processes.append(process)
-        for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
-            printer = threading.Thread(target=_forward, args=(source, target, f"[{number}] "))
+        for source, descriptor in ((process.stdout, STDOUT), (process.stderr, STDERR)):
+            arguments = (source, descriptor, f"[{number}] ".encode())
+            printer = threading.Thread(target=_forward, args=arguments)
             printer.start()
             printers.append(printer)
     return processes, printers
@@ -121,10 +131,14 @@ def _environment(options: argparse.Namespace) -> dict[str, str]:
     }
 
 
-def _forward(source: IO[bytes], target: IO[str], prefix: str) -> None:
+def _forward(source: IO[bytes], descriptor: int, prefix: bytes) -> None:
+    """Copy lines until the source ends, also where nothing takes them any more, as behind `| head`.
+
+    A program whose lines are not read stands still.
+    """
     for line in source:
-        target.write(prefix + line.decode(errors="replace"))
-        target.flush()
+        with contextlib.suppress(OSError):
+            os.write(descriptor, prefix + line)
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], asked: list[int]) -> int:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from oner_jax import streams
 from oner_jax.errors import EXIT_BAD_INPUT
 
 CHECKS = ("plan", "data")
@@ -94,4 +95,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with streams.steadfast():
+        sys.exit(main())

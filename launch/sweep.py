@@ -16,7 +16,6 @@ waited for: the same command later submits what has failed, and collects what is
 """
 
 import dataclasses
-import importlib.util
 import signal
 import sys
 from collections.abc import Sequence
@@ -35,37 +34,33 @@ from oner_jax.configuration import nearest
 from oner_jax.errors import InputError, run_program
 from oner_jax.evals import spread, sweep_report
 from oner_jax.files import Access
+from oner_jax.recipe_files import explained, load
 from oner_jax.sweeps import Sweep
 
-SWEEP = path_flags.define("sweep", None, "Sweep file, as FILE.py[:argument].", Access.LOCAL)
-WORKDIR = path_flags.define(
-    "workdir",
-    None,
-    "Folder of the sweep; made if it is not there.",
-    Access.LOCAL,
-    allow_override=True,  # the programs that a sweep runs have one too, and tests import both
-)
-SIDE_BY_SIDE = flags.DEFINE_integer("side_by_side", 1, "How many runs at once.", lower_bound=1)
-SEEDS = flags.DEFINE_list("seeds", [], "Seeds in place of the sweep's own.")
-ONLY = flags.DEFINE_list("only", [], "Names of the trials to run; default: all.")
-LAUNCHER = flags.DEFINE_string(
-    "launcher", "", "Run as jobs of this launcher and its options, {name} being the run's name."
-)
+
+def define_flags() -> None:
+    """Define the flags of this program; not at import, where they would be every program's."""
+    path_flags.define("sweep", None, "Sweep file, as FILE.py[:argument].", Access.LOCAL)
+    path_flags.define(
+        "workdir",
+        None,
+        "Folder of the sweep; made if it is not there.",
+        Access.LOCAL,
+    )
+    flags.DEFINE_integer("side_by_side", 1, "How many runs at once.", lower_bound=1)
+    flags.DEFINE_list("seeds", [], "Seeds in place of the sweep's own.")
+    flags.DEFINE_list("only", [], "Names of the trials to run; default: all.")
+    flags.DEFINE_string(
+        "launcher", "", "Run as jobs of this launcher and its options, {name} being the run's name."
+    )
 
 
 def load_sweep(argument: str) -> Sweep:
     """The sweep of `FILE.py[:argument]`. Raises InputError where there is none."""
     path, _, rest = argument.partition(":")
-    if not Path(path).is_file():
-        raise InputError(f"--sweep={argument}: there is no file {path}")
-    specification = importlib.util.spec_from_file_location("sweep_file", path)
-    if specification is None or specification.loader is None:
-        raise InputError(f"--sweep={argument}: {path} is no Python file")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    if not hasattr(module, "get_sweep"):
-        raise InputError(f"--sweep={argument}: {path} has no get_sweep(argument)")
-    return module.get_sweep(rest) if rest else module.get_sweep()
+    module = load(path, f"--sweep={argument}", "get_sweep")
+    with explained(path):
+        return module.get_sweep(rest) if rest else module.get_sweep()
 
 
 def plan(sweep: Sweep, folder: Path) -> list[Run]:
@@ -138,20 +133,21 @@ def _expected_seconds(unfinished: Sequence[Run], took: dict[Run, float]) -> floa
 
 def _choose(sweep: Sweep) -> Sweep:
     """The sweep with `--seeds` and `--only` applied."""
+    values = flags.FLAGS
     names = [trial.name for trial in sweep.trials]
-    for name in ONLY.value:
+    for name in values.only:
         if name not in names:
             raise InputError(
                 f"--only={name}: there is no such trial{nearest(name, names)}; "
                 f"there are {', '.join(names)}"
             )
-    for seed in SEEDS.value:
+    for seed in values.seeds:
         if not seed.isdigit():
             raise InputError(f"--seeds: {seed!r} is no whole number")
     return dataclasses.replace(
         sweep,
-        trials=tuple(t for t in sweep.trials if not ONLY.value or t.name in ONLY.value),
-        seeds=tuple(map(int, SEEDS.value)) or sweep.seeds,
+        trials=tuple(t for t in sweep.trials if not values.only or t.name in values.only),
+        seeds=tuple(map(int, values.seeds)) or sweep.seeds,
     )
 
 
@@ -161,16 +157,17 @@ def _on_terminate(*_: object) -> NoReturn:
 
 def main(_: Sequence[str]) -> None:
     """Run, write the tables, name what failed."""
-    if SWEEP.value is None:
+    values = flags.FLAGS
+    if values.sweep is None:
         raise InputError(
             "--sweep is missing: name a sweep file, for example configs/ladder.py:epochs11"
         )
-    if WORKDIR.value is None:
+    if values.workdir is None:
         raise InputError("--workdir is missing: name a folder for the sweep")
-    sweep, folder = load_sweep(SWEEP.value), Path(WORKDIR.value)
+    sweep, folder = load_sweep(values.sweep), Path(values.workdir)
     chosen = _choose(sweep)
     signal.signal(signal.SIGTERM, _on_terminate)
-    failures = run_all(plan(chosen, folder), SIDE_BY_SIDE.value, launcher=LAUNCHER.value)
+    failures = run_all(plan(chosen, folder), values.side_by_side, launcher=values.launcher)
     # Tables hold all that was run in this folder, today or before.
     seeds = tuple(dict.fromkeys((*sweep.seeds, *chosen.seeds)))
     for path in sweep_report.write(dataclasses.replace(sweep, seeds=seeds), folder):
@@ -181,4 +178,5 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_program(main)

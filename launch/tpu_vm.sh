@@ -33,6 +33,7 @@ TEXT
 
 NAME='' ZONE='' PROJECT='' TOPOLOGY='' NUM_SLICES=1 RUNTIME='' ACTION=train
 SPOT='' EXISTING='' KEEP=''
+RESOURCE='' # set while there may be a TPU that this launcher is to delete
 CREATE_FLAGS=() SSH_FLAGS=() COMMAND=()
 POLL_SECONDS=${POLL_SECONDS:-30} # between looks at a TPU that is not ready
 
@@ -111,12 +112,14 @@ create() {
   else
     flags+=("--node-id=$NAME")
   fi
+  [[ $DRY_RUN ]] || RESOURCE=1
   run gcloud compute tpus queued-resources create "$NAME" "${WHERE[@]}" "${flags[@]}" \
     ${SPOT:+--spot} ${CREATE_FLAGS[@]+"${CREATE_FLAGS[@]}"}
 }
 
 delete() {
   run gcloud compute tpus queued-resources delete "$NAME" "${WHERE[@]}" --force --quiet
+  RESOURCE=''
 }
 
 # Until there is a TPU to run on: created where it is missing, anew where it was taken away.
@@ -126,6 +129,7 @@ acquire() {
   if [[ $DRY_RUN ]]; then create; fi
   while :; do
     look queued-resources "$NAME" state.state
+    [[ ! $STATE || $DRY_RUN ]] || RESOURCE=1
     case $STATE in
       ACTIVE) return ;;
       '') create ;;
@@ -161,7 +165,7 @@ is_there() {
   fi
   for node in "${NODES[@]}"; do
     look tpu-vm "$node" state
-    [[ $STATE == READY ]] || return 1
+    [[ $STATE == READY || $DRY_RUN ]] || return 1
   done
 }
 
@@ -207,15 +211,27 @@ mkdir oner_jax.new && tar -xzf oner_jax.tar.gz -C oner_jax.new &&
 { [ ! -d oner_jax/.venv ] || mv oner_jax/.venv oner_jax.new/; } &&
 rm -rf oner_jax && mv oner_jax.new oner_jax; }'
 
+# The files of this checkout: what git tracks and what it would track, as it stands, so that
+# uncommitted changes go along. Of a download without .git, all but what runs and tools leave here.
+pack() {
+  ARCHIVE=$LOGS/oner_jax.tar.gz
+  local top
+  top=$(git -C "$ROOT" rev-parse --show-toplevel 2>/dev/null) || top=''
+  if [[ $top && $top -ef $ROOT ]]; then
+    (
+      cd -- "$ROOT"
+      git ls-files -z --cached --others --exclude-standard \
+        | while IFS= read -r -d '' file; do [[ ! -f $file ]] || printf '%s\0' "$file"; done \
+        | tar --null -I "gzip -1" -cf "$ARCHIVE" -T -
+    )
+  else
+    tar -C "$ROOT" -I "gzip -1" -cf "$ARCHIVE" --exclude=__pycache__ --anchored --exclude='./.venv*' \
+      --exclude=./.cache --exclude=./runs --exclude=./data --exclude=./build .
+  fi || die "the code in $ROOT cannot be packed; nothing was created"
+}
+
 set_up() {
-  local archive=$LOGS/oner_jax.tar.gz
-  # What git tracks and what it would track, as it stands: uncommitted changes go along.
-  (
-    cd -- "$ROOT"
-    git ls-files -z --cached --others --exclude-standard \
-      | while IFS= read -r -d '' file; do [[ ! -f $file ]] || printf '%s\0' "$file"; done \
-      | tar --null -I "gzip -1" -cf "$archive" -T -
-  ) && on_every_node copy copy_to "$archive" \
+  on_every_node copy copy_to "$ARCHIVE" \
     && on_every_node set-up ssh_to all "${UNPACK//$'\n'/ } && $(worker set_up)"
 }
 
@@ -268,9 +284,13 @@ fail() {
   say "error: $WHAT ended with exit code $CODE. What worker 0 printed in training:"
   say "    $(quote gcloud compute tpus tpu-vm ssh "${NODES[0]}" "${WHERE[@]}" --worker=0 \
     --command='cat oner_jax.log')"
-  [[ $EXISTING ]] || say "$NAME is still there and costs money. To delete it:
-    launch/tpu_vm.sh --name=$NAME ${WHERE[*]} --delete"
   exit "$CODE"
+}
+
+# However this ends: what was made, or found, and not deleted costs money.
+leave() {
+  [[ ! $RESOURCE ]] || say "$NAME is still there, as far as is known, and costs money. To delete it:
+    launch/tpu_vm.sh --name=$NAME ${WHERE[*]} --delete"
 }
 
 main() {
@@ -282,6 +302,8 @@ main() {
   esac
   name_accelerator
   preflight plan "--topology=$TOPOLOGY" "--num_slices=$NUM_SLICES" -- "${COMMAND[@]}" || exit
+  pack
+  trap leave EXIT
   trap 'say "the run on $NAME goes on: the same command follows it, --stop ends it"; exit 130' INT
   while :; do
     acquire
@@ -304,6 +326,7 @@ main() {
     on_every_node end ssh_to all "$(worker end)" || true
   done
   [[ $KEEP || $EXISTING ]] || delete
+  RESOURCE=''
   rm -rf -- "$LOGS"
 }
 

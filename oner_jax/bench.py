@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from oner_jax import configuration, path_flags
 from oner_jax.errors import InputError, run_program
@@ -28,22 +28,24 @@ from oner_jax.files import Access
 from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed
 from oner_jax.parallel.chips import Peak
+from oner_jax.recipe_files import define_recipe
 from oner_jax.training.memory import out_of_memory_explained
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import Metrics, TrainState
 from oner_jax.training.synthetic import synthetic_batch
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
-STEPS = flags.DEFINE_integer("steps", 10, "Steps of one repeat.", lower_bound=1)
-REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats; the median is reported.", lower_bound=1)
-JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
-INPUT = flags.DEFINE_bool("input", False, "Time the input instead of the step.")
-SECONDS = flags.DEFINE_float(
-    "seconds", 0.0, "With --input: take batches for so long and show memory.", lower_bound=0.0
-)
-PROFILE = path_flags.define(
-    "profile", None, "Folder for a profile of one more repeat.", Access.LOCAL
-)
+
+def define_flags() -> None:
+    """Define the flags of this program; not at import, where they would be every program's."""
+    define_recipe("config", "Recipe, as FILE.py[:argument].")
+    flags.DEFINE_integer("steps", 10, "Steps of one repeat.", lower_bound=1)
+    flags.DEFINE_integer("repeats", 5, "Repeats; the median is reported.", lower_bound=1)
+    flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
+    flags.DEFINE_bool("input", False, "Time the input instead of the step.")
+    flags.DEFINE_float(
+        "seconds", 0.0, "With --input: take batches for so long and show memory.", lower_bound=0.0
+    )
+    path_flags.define("profile", None, "Folder for a profile of one more repeat.", Access.LOCAL)
 
 
 def measure(config: ConfigDict, *, steps: int, repeats: int, profile: str | None) -> dict[str, Any]:
@@ -116,6 +118,7 @@ def describe(figures: dict[str, Any]) -> str:
 def time_input(config: ConfigDict | None) -> None:
     """Time the input at the shapes of `config` and print its figures, as text or JSON."""
     # TensorFlow, which users of the step's benchmark do without.
+    values = flags.FLAGS
     from oner_jax.data.timing import throughput
 
     shape = throughput.InputShape()
@@ -127,32 +130,36 @@ def time_input(config: ConfigDict | None) -> None:
             batch_size=config.batch_size,
         )
     with tempfile.TemporaryDirectory() as folder:
-        if SECONDS.value:
-            for line in throughput.soak(Path(folder), shape, seconds=SECONDS.value):
+        if values.seconds:
+            for line in throughput.soak(Path(folder), shape, seconds=values.seconds):
                 print(
-                    json.dumps(line) if JSON.value else throughput.describe_soak(line), flush=True
+                    json.dumps(line) if values.json else throughput.describe_soak(line), flush=True
                 )
             return
-        figures = throughput.measure(Path(folder), shape, steps=STEPS.value, repeats=REPEATS.value)
-    print(json.dumps(figures) if JSON.value else throughput.describe(figures))
+        figures = throughput.measure(
+            Path(folder), shape, steps=values.steps, repeats=values.repeats
+        )
+    print(json.dumps(figures) if values.json else throughput.describe(figures))
 
 
 def main(_: Sequence[str]) -> None:
     """Time the step of `--config`, or the input, and print its figures, as text or JSON."""
-    if INPUT.value:
-        time_input(CONFIG.value)
+    values = flags.FLAGS
+    if values.input:
+        time_input(values.config)
         return
-    if SECONDS.value:
+    if values.seconds:
         raise InputError("--seconds is for the input: give --input as well")
-    if CONFIG.value is None:
+    if values.config is None:
         raise InputError("--config is missing: name a recipe, for example configs/oner.py:b16")
     with distributed.session():
         figures = measure(
-            CONFIG.value, steps=STEPS.value, repeats=REPEATS.value, profile=PROFILE.value
+            values.config, steps=values.steps, repeats=values.repeats, profile=values.profile
         )
         if distributed.is_main():
-            print(json.dumps(figures) if JSON.value else describe(figures))
+            print(json.dumps(figures) if values.json else describe(figures))
 
 
 if __name__ == "__main__":
-    run_program(main, configuration.check_recipe_argument)
+    define_flags()
+    run_program(main)

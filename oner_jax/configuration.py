@@ -9,6 +9,8 @@ import difflib
 import fnmatch
 import json
 import math
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import jax
 from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError
+from oner_jax.files import is_remote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,16 +76,6 @@ def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> Iterato
             yield f"{prefix}{key}", value
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`seed: 0 -> 7` for every leaf that differs; one that is not there is None."""
-    old, new = dict(flatten(before)), dict(flatten(now))
-    return [
-        f"{name}: {old.get(name)} -> {new.get(name)}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-
-
 def to_json(config: ConfigDict) -> str:
     """The resolved config, as saved in a workdir."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
@@ -97,18 +90,22 @@ def from_json(text: str) -> ConfigDict:
 
 
 def use_compilation_cache(folder: str) -> None:
-    """Keep compiled programs in `folder`, so that continuing or evaluating compiles once."""
-    if folder:
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+    """Keep compiled programs in `folder`, so that continuing or evaluating compiles once.
 
-
-def check_recipe_argument(arguments: Sequence[str]) -> None:
-    """Raise InputError if `--config` on this command line names a file that is not there."""
-    for argument in arguments:
-        name, _, value = argument.lstrip("-").partition("=")
-        path = Path(value.split(":", 1)[0])
-        if name == "config" and not path.is_file():
-            raise InputError(f"--config={value}: there is no file {path}")
+    JAX_COMPILATION_CACHE_DIR, where it is set, comes first: it speaks of this machine.
+    """
+    if not folder or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        place = folder if is_remote(folder) else str(Path(folder).expanduser())
+    except RuntimeError:
+        print(
+            f"compilation_cache={folder}: there is no home folder here, so nothing is kept; give "
+            "another folder, or none",
+            file=sys.stderr,
+        )
+        return
+    jax.config.update("jax_compilation_cache_dir", place)
 
 
 # From where to where numbers make sense, both included. Settings that belong together are checked
@@ -134,6 +131,7 @@ RANGES = {
     "optimizer.*learning_rate*": (0, 1e9),
     "optimizer.warmup_fraction": (0, 1),
     "optimizer.weight_decay": (0, 1e9),
+    "seed": (0, 2**32 - 1),  # random keys take no more
     "total_epochs": (0, 1e9),
     "total_steps": (0, 1e12),
 }

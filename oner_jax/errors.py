@@ -5,7 +5,7 @@ saved (75 is sysexits' EX_TEMPFAIL: "try again"); 1 other processes of the run a
 failed, storage fails or training diverges (one line), or anything else (traceback shown).
 """
 
-import contextlib
+import os
 import re
 import sys
 import traceback
@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from oner_jax import flag_help
+from oner_jax import flag_help, streams
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -42,15 +42,8 @@ class Preempted(Exception):
     """The run was asked to stop and saved a checkpoint at its current step."""
 
 
-def run_program(
-    main: Callable[[Sequence[str]], None],
-    check_arguments: Callable[[Sequence[str]], None] = lambda arguments: None,
-) -> None:
-    """Run `main` as an absl app, turning `InputError` and `Preempted` into their exit codes.
-
-    `check_arguments` sees the command line before the flags are read, to name what is wrong with
-    it better than the flags library does.
-    """
+def run_program(main: Callable[[Sequence[str]], None]) -> None:
+    """Run `main` as an absl app, turning `InputError` and `Preempted` into their exit codes."""
 
     def parse(arguments: Sequence[str]) -> list[str]:
         # Imported here because it raises this module's errors.
@@ -61,7 +54,6 @@ def run_program(
             sys.exit(0)
         try:
             arguments = path_flags.expanded_config(list(arguments))
-            check_arguments(arguments)
             rest = flags.FLAGS(arguments)
             if unused := flag_help.unused(main):
                 raise InputError(f"--{unused[0]}: this program has no such option (see --help)")
@@ -79,14 +71,11 @@ def run_program(
     def guarded_main(arguments: Sequence[str]) -> None:
         from oner_jax import path_flags
 
-        # A name of a file need not be text; it is shown with what stands for its odd bytes.
-        with contextlib.suppress(AttributeError):  # what took the place of a stream, as a test's
-            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         # Libraries log every stage of every save; --verbosity=0 brings that back.
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
             # Orbax logs failures with their traceback before it raises them.
-            logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
+            logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
         try:
             if len(arguments) > 1:
                 raise InputError(
@@ -94,10 +83,16 @@ def run_program(
                 )
             path_flags.check_answers()
             main(arguments)
-        except (InputError, ClusterError, StorageError, Diverged, Preempted, OSError) as error:
+        except StorageError as error:
+            code = report(error)
+            streams.flush()
+            # Threads of Orbax wait for minutes for what a failed save does not make any more.
+            os._exit(code)
+        except (InputError, ClusterError, Diverged, Preempted, OSError) as error:
             sys.exit(report(error))
 
-    app.run(guarded_main, flags_parser=parse)
+    with streams.steadfast():
+        app.run(guarded_main, flags_parser=parse)
 
 
 def first_line(error: object) -> str:

@@ -29,49 +29,48 @@ from oner_jax.files import Access
 from oner_jax.parallel import distributed
 from oner_jax.training.workdir import command_line
 
-WORKDIR = path_flags.define_list("workdir", [], "Folders of the runs to evaluate.", Access.STORE)
-STEPS = flags.DEFINE_list("steps", ["last"], "Checkpoints: numbers, all, best or last.")
-OUT = path_flags.define(
-    "out", None, "Folder for results and tables; default: the run's own.", Access.STORE
-)
-DATASETS = path_flags.define_list(
-    "datasets",
-    [],
-    "Names from config.data.evaluation, benchmarks (public: all of them) or splits; default: all "
-    "of the config's.",
-    Access.GS,
-)
-DATA_DIRECTORY = path_flags.define(
-    "data_directory", "data", "Where benchmarks were ingested to.", Access.GS
-)
-COMPARE = path_flags.define_list(
-    "compare",
-    [],
-    "Further columns and the differences to them: FOLDER, FOLDER@STEP or @STEP.",
-    Access.STORE,
-)
-BOXES = path_flags.define_list(
-    "boxes", [], "JSONL files of pictures, phrases and boxes.", Access.LOCAL
-)
-TASK_NAMES = flags.DEFINE_list(
-    "tasks",
-    ["standard"],
-    f"{' or '.join(TASK_SETS)}, with the report, or some of {', '.join(TASKS)}.",
-)
-UNTRAINED_TOO = flags.DEFINE_bool("untrained", True, "Show the untrained model beside the run.")
-TEMPLATES = flags.DEFINE_string(
-    "templates", "", "Prompt templates of zero-shot tasks; default: those of the dataset."
-)
-PATCHES_PER_SIDE = flags.DEFINE_integer(
-    "patches_per_side",
-    0,
-    f"Grid on which things are localised; 0: {readouts.PATCHES_PER_SIDE}, or the model's own if "
-    "that is finer.",
-    lower_bound=0,
-    upper_bound=readouts.MAXIMUM_PATCHES_PER_SIDE,
-)
-FOLLOW = flags.DEFINE_bool("follow", False, "Evaluate further checkpoints as they are saved.")
-FORCE = flags.DEFINE_bool("force", False, "Compute finished results again.")
+
+def define_flags() -> None:
+    """Define the flags of this program; not at import, where they would be every program's."""
+    path_flags.define_list("workdir", [], "Folders of the runs to evaluate.", Access.STORE)
+    flags.DEFINE_list("steps", ["last"], "Checkpoints: numbers, all, best or last.")
+    path_flags.define(
+        "out", None, "Folder for results and tables; default: the run's own.", Access.STORE
+    )
+    path_flags.define_list(
+        "datasets",
+        [],
+        "Names from config.data.evaluation, benchmarks (public: all of them) or splits; default: all "
+        "of the config's.",
+        Access.GS,
+    )
+    path_flags.define("data_directory", "data", "Where benchmarks were ingested to.", Access.GS)
+    path_flags.define_list(
+        "compare",
+        [],
+        "Further columns and the differences to them: FOLDER, FOLDER@STEP or @STEP.",
+        Access.STORE,
+    )
+    path_flags.define_list("boxes", [], "JSONL files of pictures, phrases and boxes.", Access.LOCAL)
+    flags.DEFINE_list(
+        "tasks",
+        ["standard"],
+        f"{' or '.join(TASK_SETS)}, with the report, or some of {', '.join(TASKS)}.",
+    )
+    flags.DEFINE_bool("untrained", True, "Show the untrained model beside the run.")
+    flags.DEFINE_string(
+        "templates", "", "Prompt templates of zero-shot tasks; default: those of the dataset."
+    )
+    flags.DEFINE_integer(
+        "patches_per_side",
+        0,
+        f"Grid on which things are localised; 0: {readouts.PATCHES_PER_SIDE}, or the model's own if "
+        "that is finer.",
+        lower_bound=0,
+        upper_bound=readouts.MAXIMUM_PATCHES_PER_SIDE,
+    )
+    flags.DEFINE_bool("follow", False, "Evaluate further checkpoints as they are saved.")
+    flags.DEFINE_bool("force", False, "Compute finished results again.")
 
 
 def evaluate(request: Request) -> Results:
@@ -95,29 +94,31 @@ def _printed(results: Results) -> str:
 
 def main(_: Sequence[str]) -> None:
     """Evaluate as the flags say, on one process or several."""
-    if not WORKDIR.value:
+    values = flags.FLAGS
+    if not values.workdir:
         raise InputError("--workdir is missing: name the folder of a run")
     request = Request(
-        workdirs=WORKDIR.value,
-        steps=STEPS.value,
-        tasks=TASK_NAMES.value,
-        datasets=DATASETS.value,
-        data_directory=DATA_DIRECTORY.value,
-        compare=COMPARE.value,
-        boxes=[Path(file) for file in BOXES.value],
-        templates=TEMPLATES.value,
-        patches_per_side=PATCHES_PER_SIDE.value,
-        untrained=UNTRAINED_TOO.value,
-        force=FORCE.value,
-        out=OUT.value,
+        workdirs=values.workdir,
+        steps=values.steps,
+        tasks=values.tasks,
+        datasets=values.datasets,
+        data_directory=values.data_directory,
+        compare=values.compare,
+        boxes=[Path(file) for file in values.boxes],
+        templates=values.templates,
+        patches_per_side=values.patches_per_side,
+        untrained=values.untrained,
+        force=values.force,
+        out=values.out,
         command=command_line("oner_jax.evaluate"),
     )
     with distributed.session():
-        if FOLLOW.value:
+        if values.follow:
             follow(request, evaluate)
         else:
             evaluate(request)
 
 
 if __name__ == "__main__":
+    define_flags()
     run_program(main)

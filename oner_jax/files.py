@@ -79,7 +79,10 @@ def usable(name: epath.PathLike, access: Access = Access.READ) -> str:
     """
     text = os.fspath(name)
     if not is_remote(text):
-        return os.path.expanduser(text)
+        expanded = os.path.expanduser(text)
+        if expanded == "~" or expanded.startswith("~/"):
+            raise InputError(f"{text}: there is no home folder here; write the path out")
+        return expanded
     scheme = scheme_of(text)
     if scheme == "file":
         raise InputError(f"{text}: give the path, {text.removeprefix('file://')}")
@@ -152,6 +155,32 @@ def read_bytes(path: epath.PathLike) -> bytes:
 def file_system(address: str) -> Any:
     """Return fsspec's file system for an address that `is_read_by_fsspec`."""
     return fsspec.filesystem(scheme_of(address))
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """Return `path` from the root of its storage, links not followed.
+
+    `epath.Path.resolve` makes a folder `./gs:` of an address on object storage.
+    """
+    return epath.Path(path) if is_remote(path) else epath.Path(os.path.abspath(path))
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names in a list with commas, each perhaps with `@STEP` or `=WEIGHT` behind it.
+
+    A name that has commas itself stays whole where a file or folder on this machine has it.
+    """
+    pieces, names = text.split(","), []
+    while pieces:
+        joined = (",".join(pieces[:count]).strip() for count in range(len(pieces), 1, -1))
+        names.append(next(filter(_names_something, joined), pieces[0].strip()))
+        pieces = pieces[names[-1].count(",") + 1 :]
+    return names
+
+
+def _names_something(name: str) -> bool:
+    paths = (name, name.rpartition("@")[0], name.rpartition("=")[0])
+    return not is_remote(name) and any(path and epath.Path(path).exists() for path in paths)
 
 
 def write_whole(path: epath.PathLike, content: str | bytes) -> None:

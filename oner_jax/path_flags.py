@@ -6,7 +6,7 @@ from typing import Any
 from absl import flags
 
 from oner_jax.errors import InputError
-from oner_jax.files import Access, check_reachable, is_remote, usable
+from oner_jax.files import Access, check_reachable, is_remote, split_names, usable
 
 # Flags that are defined here belong to the module that asked for them: `--help` lists them there.
 flags.disclaim_key_flags()
@@ -24,6 +24,8 @@ class _PathParser(flags.ArgumentParser):
 
 
 class _PathsParser(flags.ListParser):
+    """A list with commas, in which folders whose names have commas stay whole."""
+
     def __init__(self, name: str, access: Access):
         super().__init__()
         self._name = name
@@ -31,7 +33,8 @@ class _PathsParser(flags.ListParser):
 
     def parse(self, argument: str | list[str]) -> list[str]:
         """Return each path as `usable` does. InputError, naming the flag, where one is none."""
-        return [_usable(self._name, path, self._access) for path in super().parse(argument)]
+        given = argument if isinstance(argument, list) else split_names(argument)
+        return [_usable(self._name, path, self._access) for path in given if path]
 
 
 def define(

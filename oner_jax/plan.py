@@ -11,13 +11,14 @@ from collections.abc import Sequence
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from oner_jax import configuration
 from oner_jax.errors import InputError, run_program
 from oner_jax.models.settings import REMAT_POLICIES
 from oner_jax.parallel.chips import GIB
 from oner_jax.parallel.topology import Topology
+from oner_jax.recipe_files import define_recipe
 from oner_jax.training.planning import (
     SEARCH_STEP,
     Plan,
@@ -27,21 +28,24 @@ from oner_jax.training.planning import (
     to_json,
 )
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
-TOPOLOGY = flags.DEFINE_string("topology", None, "Where to run, as v5e:16x16 or h100:8.")
-NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "TPU slices of that shape.", lower_bound=1)
-PAIRS = flags.DEFINE_integer("pairs", 1_000_000_000, "Pairs to state hours for.", lower_bound=1)
-SEARCH = flags.DEFINE_bool("search", False, "Find the largest batch of every remat policy.")
-EFFORT = flags.DEFINE_float(
-    "effort",
-    0.0,
-    "The compiler's effort for speed, -1 to 1; training compiles with 0. -1 takes half as long and "
-    "finds the same memory, but keeps less on the chip: its memory traffic is a quarter higher.",
-    lower_bound=-1.0,
-    upper_bound=1.0,
-)
-JSON = flags.DEFINE_bool("json", False, "Print JSON and nothing else.")
-REQUIRE_FIT = flags.DEFINE_bool("require_fit", False, "End with 2 where the recipe does not fit.")
+
+def define_flags() -> None:
+    """Define the flags of this program; not at import, where they would be every program's."""
+    define_recipe("config", "Recipe, as FILE.py[:argument].")
+    flags.DEFINE_string("topology", None, "Where to run, as v5e:16x16 or h100:8.")
+    flags.DEFINE_integer("num_slices", 1, "TPU slices of that shape.", lower_bound=1)
+    flags.DEFINE_integer("pairs", 1_000_000_000, "Pairs to state hours for.", lower_bound=1)
+    flags.DEFINE_bool("search", False, "Find the largest batch of every remat policy.")
+    flags.DEFINE_float(
+        "effort",
+        0.0,
+        "The compiler's effort for speed, -1 to 1; training compiles with 0. -1 takes half as long and "
+        "finds the same memory, but keeps less on the chip: its memory traffic is a quarter higher.",
+        lower_bound=-1.0,
+        upper_bound=1.0,
+    )
+    flags.DEFINE_bool("json", False, "Print JSON and nothing else.")
+    flags.DEFINE_bool("require_fit", False, "End with 2 where the recipe does not fit.")
 
 
 def search(config: ConfigDict, topology: Topology) -> list[Plan]:
@@ -146,23 +150,25 @@ def _roofline_lines(plan: Plan, roofline: Roofline, pairs: int) -> list[str]:
 
 def main(_: Sequence[str]) -> None:
     """Plan `--config` for `--topology`, or search its batch, and print it as text or JSON."""
-    if CONFIG.value is None:
+    values = flags.FLAGS
+    if values.config is None:
         raise InputError("--config is missing: name a recipe, for example configs/oner.py:b16")
-    if TOPOLOGY.value is None:
+    if values.topology is None:
         raise InputError("--topology is missing: for example v5e:16x16, or h100:8")
     # Devices come from the topology; the machine's own are left alone.
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_exec_time_optimization_effort", EFFORT.value)
-    topology = Topology.parse(TOPOLOGY.value, NUM_SLICES.value)
-    config = configuration.resolve_without_data(CONFIG.value)
-    plans = search(config, topology) if SEARCH.value else [make_plan(config, topology)]
-    if JSON.value:
+    jax.config.update("jax_exec_time_optimization_effort", values.effort)
+    topology = Topology.parse(values.topology, values.num_slices)
+    config = configuration.resolve_without_data(values.config)
+    plans = search(config, topology) if values.search else [make_plan(config, topology)]
+    if values.json:
         print(json.dumps([to_json(plan) for plan in plans]))
     else:
-        print("\n\n".join(describe(plan, PAIRS.value) for plan in plans), flush=True)
-    if REQUIRE_FIT.value:
+        print("\n\n".join(describe(plan, values.pairs) for plan in plans), flush=True)
+    if values.require_fit:
         require_fit(plans[0])
 
 
 if __name__ == "__main__":
-    run_program(main, configuration.check_recipe_argument)
+    define_flags()
+    run_program(main)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from etils import epath
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from oner_jax import configuration, path_flags
 from oner_jax.data.text import Tokenizer
@@ -23,7 +23,8 @@ from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed, preflight
 from oner_jax.parallel.mesh import LocalRows
 from oner_jax.parallel.preemption import StopRequest
-from oner_jax.training import memory, workdir
+from oner_jax.recipe_files import define_recipe
+from oner_jax.training import identity, memory, workdir
 from oner_jax.training.checkpoint_policy import CheckpointPolicy
 from oner_jax.training.checkpoints import Checkpoints
 from oner_jax.training.damage_log import DamageLog
@@ -39,17 +40,21 @@ from oner_jax.training.watchdog import Watchdog
 if TYPE_CHECKING:
     from oner_jax.data.pipeline import TrainingData
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, as FILE.py[:argument].")
-VERBOSE = flags.DEFINE_bool("verbose", False, "Also print every parameter array and its shape.")
-WORKDIR = path_flags.define(
-    "workdir", None, "Folder of the run; made if it is not there.", Access.GS
-)
+
+def define_flags() -> None:
+    """Define the flags of this program; not at import, where they would be every program's."""
+    define_recipe("config", "Recipe, as FILE.py[:argument].")
+    flags.DEFINE_bool("verbose", False, "Also print every parameter array and its shape.")
+    path_flags.define("workdir", None, "Folder of the run; made if it is not there.", Access.GS)
 
 
-def train(config: ConfigDict, folder: epath.Path, stop: StopRequest) -> TrainState:
+def train(
+    config: ConfigDict, folder: epath.Path, stop: StopRequest, *, verbose: bool = False
+) -> TrainState:
     """Train as `config` says, in `folder`, from its last checkpoint if there is one.
 
-    Raises Preempted, with a checkpoint, when `stop` asks for it.
+    `verbose` prints every parameter array. Raises Preempted, with a checkpoint, when `stop` asks for
+    it.
     """
     began = time.monotonic()
     # TensorFlow takes seconds to import and only the input needs it.
@@ -68,18 +73,22 @@ def train(config: ConfigDict, folder: epath.Path, stop: StopRequest) -> TrainSta
         config, training_records=training_data.pairs, vocabulary_size=tokenizer.vocabulary_size
     )
 
+    policy.check_evaluated(
+        interval_steps=config.evaluation.interval_steps, total_steps=config.total_steps
+    )
+
     # What is trained, and where.
     configuration.use_compilation_cache(config.compilation_cache)
     text = TextFormat(tokenizer.mask_id, tokenizer.word_start, tokenizer.joiner)
     recipe = Recipe.from_config(config, text)
-    data = training_data.description()
+    data = training_data.description() | {"tokenizer": tokenizer.content_hash}
     distributed.check_equal(
         {**dict(configuration.flatten(config)), **dict(configuration.flatten(data))}
     )
     with (
         Goodput(folder if distributed.is_main() else None, began=began) as goodput,
         Watchdog(folder, **config.watchdog) as watchdog,
-        workdir.hold_workdir(folder, config) as lock,
+        workdir.hold_workdir(folder, config, data) as lock,
         memory.out_of_memory_explained(recipe),
         DamageLog(
             folder if distributed.is_main() else None,
@@ -104,7 +113,7 @@ def train(config: ConfigDict, folder: epath.Path, stop: StopRequest) -> TrainSta
             print(workdir.describe(config, parameters, recipe.mesh, data, first_step))
             for warning in workdir.too_many_epochs(config, data):
                 print(warning, file=sys.stderr, flush=True)
-            if VERBOSE.value:
+            if verbose:
                 print(workdir.describe_parameters(parameters))
             print(speeds.describe() if speeds else "preflight   off", flush=True)
         log = MetricsLog(
@@ -149,7 +158,7 @@ def _first_state(
     """The state to begin with, restored where there is a checkpoint; its step; its roll-backs."""
     step = checkpoints.last_good()
     state, position = state_at(step, recipe, checkpoints)
-    if changes := configuration.differences(position.get("data", data), data):
+    if changes := identity.data_changes(position.get("data", data), data):
         raise InputError(
             f"the training data changed since step {step} ({'; '.join(changes)}): bring the old "
             "data back, or start in another --workdir"
@@ -187,18 +196,20 @@ def _batches_from(
 
 def main(_: Sequence[str]) -> None:
     """Train `--config` in `--workdir`, on one process or several."""
-    if CONFIG.value is None:
+    values = flags.FLAGS
+    if values.config is None:
         raise InputError("--config is missing: name a recipe, for example configs/oner.py:tiny")
-    if WORKDIR.value is None:
+    if values.workdir is None:
         raise InputError("--workdir is missing: name a folder for the run")
     started = time.monotonic()
     with distributed.session(), StopRequest() as stop:
-        train(CONFIG.value, epath.Path(WORKDIR.value), stop)
+        train(values.config, epath.Path(values.workdir), stop, verbose=values.verbose)
         if distributed.is_main():
-            print(f"finished in {time.monotonic() - started:.0f} s: {WORKDIR.value}")
-            following = ["python", "-m", "oner_jax.evaluate", f"--workdir={WORKDIR.value}"]
+            print(f"finished in {time.monotonic() - started:.0f} s: {values.workdir}")
+            following = ["python", "-m", "oner_jax.evaluate", f"--workdir={values.workdir}"]
             print(f"next        {shlex.join(following)}")
 
 
 if __name__ == "__main__":
-    run_program(main, configuration.check_recipe_argument)
+    define_flags()
+    run_program(main)

@@ -14,13 +14,13 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import oner_jax
 from oner_jax import embed, files, path_flags
-from oner_jax.configuration import check_recipe_argument
 from oner_jax.data import ingest, records, text
 from oner_jax.data.ingestion.options import IngestOptions, SourceName
 from oner_jax.data.ingestion.processes import ProcessRunner
 from oner_jax.data.sources import open_source
 from oner_jax.errors import InputError
 from oner_jax.files import Access, usable
+from oner_jax.recipe_files import RecipeParser
 from tests.data.ingestion.fakes import files as files_below
 from tests.data.samples import encoded, picture, run_program
 from tests.data.sources import written
@@ -227,7 +227,7 @@ def test_a_tilde_is_the_users_home(home, capsys):
     expanded = path_flags.expanded_config(given)
     assert expanded[1:3] == [f"--config={home}/recipe.py:tiny", f"--config.data.train={home}/a,~/b"]
     with pytest.raises(InputError, match=f"there is no file {home}/recipe.py"):
-        check_recipe_argument(expanded)
+        RecipeParser("config").parse(expanded[1].removeprefix("--config="))
     values = flags.FlagValues()
     holder = path_flags.define_list("paths", [], "", flag_values=values)
     values(["program", "--paths=~/a,b,~/c"])

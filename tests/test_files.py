@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from oner_jax.files import is_remote, write_whole
+from oner_jax.files import is_remote, split_names, write_whole
 
 
 @pytest.mark.parametrize("content", ["text, ü\n", b"bytes \x00\xff"])
@@ -42,3 +42,14 @@ def test_readers_beside_several_writers_see_whole_files(tmp_path: Path):
 def test_buckets_are_remote():
     assert is_remote("gs://bucket/run")
     assert not is_remote("/gs/bucket")
+
+
+def test_names_with_commas_stay_whole_where_they_are_there(tmp_path):
+    for name in ("width=1,depth=2", "plain", "a, b"):
+        (tmp_path / name).mkdir()
+    one, plain, spaced = (str(tmp_path / n) for n in ("width=1,depth=2", "plain", "a, b"))
+    assert split_names(f"{one},{plain},{spaced}") == [one, plain, spaced]
+    assert split_names(f"{plain}, {one}@30,@20") == [plain, f"{one}@30", "@20"]
+    assert split_names(f"{one}=3,{plain}=1") == [f"{one}=3", f"{plain}=1"]
+    assert split_names("cifar10,coco") == ["cifar10", "coco"]
+    assert split_names("a,,b") == ["a", "", "b"]

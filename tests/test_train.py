@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -212,3 +213,29 @@ def test_a_workdir_that_is_no_run_is_left_alone(tmp_path):
     assert result.returncode == 2
     assert "holds no run" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.slow
+def test_a_finished_run_whose_data_moved_goes_on_with_more_steps(tmp_path):
+    shutil.copytree(ROOT / "oner_jax/data/embedded/val", tmp_path / "before" / "train")
+    shutil.copy(ROOT / "oner_jax/data/embedded/tokenizer.model", tmp_path / "before")
+    workdir = tmp_path / "run"
+
+    def named(folder: Path) -> tuple[str, str]:
+        return (
+            f"--config.data.train={folder}/train",
+            f"--config.data.tokenizer={folder}/tokenizer.model",
+        )
+
+    first = run(workdir, *named(tmp_path / "before"))
+    assert first.returncode == 0, first.stderr
+    (tmp_path / "before").rename(tmp_path / "after")
+    moved = run(workdir, *named(tmp_path / "after"), "--config.total_steps=40")
+    assert moved.returncode == 0, moved.stderr
+    assert "data.train has moved: " in moved.stdout
+    assert "total_steps  30 -> 40" in moved.stdout
+    assert available_steps(workdir)[-1] == 40
+    assert [line["step"] for line in metrics(workdir)] == list(range(5, 45, 5))
+    kept = json.loads((workdir / "config-until-step-30.json").read_text())
+    assert kept["total_steps"] == 30
+    assert json.loads((workdir / "config.json").read_text())["total_steps"] == 40

@@ -11,12 +11,14 @@ would run on a laptop; data and --workdir lie on gs://BUCKET.
 
 import argparse
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
 from launch.gke.manifest import Job, render
+from oner_jax import streams
 from oner_jax.errors import EXIT_BAD_INPUT, EXIT_FAILED, InputError
 from oner_jax.parallel.topology import Topology
 
@@ -46,6 +48,7 @@ class Commands:
             print(line + (f" <<'END'\n{text}END" if text else ""), flush=True)
             return 0
         print(f"+ {line}", file=sys.stderr, flush=True)
+        _require_program(command[0])
         return subprocess.run(command, input=text or None, text=True).returncode
 
     def require(self, *command: str, text: str = "") -> None:
@@ -57,11 +60,17 @@ class Commands:
         """What a command says; nothing in a dry run, or where the thing is not there."""
         if self.dry_run:
             return ""
+        _require_program(command[0])
         answer = subprocess.run(command, capture_output=True, text=True)
         if answer.returncode and "NotFound" not in answer.stderr:
             reason = " ".join(answer.stderr.split())
             raise InputError(f"{shlex.join(command)}: {reason}")
         return answer.stdout.strip()
+
+
+def _require_program(name: str) -> None:
+    if shutil.which(name) is None:
+        raise InputError(f"{name} is not installed here, or not on PATH")
 
 
 class JobSet:
@@ -212,11 +221,19 @@ def launch(options: argparse.Namespace) -> int:
     jobset.apply(render(job))
     if options.detach:
         return 0
-    state = jobset.follow()
+    where = "".join(f"{word} " for word in namespace)
+    end = f"python -m launch.gke --name={options.name} {where}--delete"
+    try:
+        state = jobset.follow()
+        reason = jobset.reason() if state != "Completed" else ""
+    except InputError as error:
+        raise InputError(
+            f"{error}; the JobSet was made and goes on, and this ends it: {end}"
+        ) from None
     if state != "Completed":
-        reason = jobset.reason()
         print(f"error: {options.name}: {reason}; its log, while it is there:", file=sys.stderr)
         print(f"    {shlex.join(jobset.log())}", file=sys.stderr)
+        print(f"it stays on the cluster; this deletes it: {end}", file=sys.stderr)
         return EXIT_FAILED
     if not options.keep:
         jobset.delete()
@@ -224,11 +241,12 @@ def launch(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(launch(parse()))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        print("the run goes on: the same command follows it, --delete ends it", file=sys.stderr)
-        sys.exit(130)
+    with streams.steadfast():
+        try:
+            sys.exit(launch(parse()))
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
+        except KeyboardInterrupt:
+            print("the run goes on: the same command follows it, --delete ends it", file=sys.stderr)
+            sys.exit(130)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -24,6 +25,8 @@ ACCELERATORS = {
     "b200": "nvidia-b200",
 }
 PORT = 8476
+_NAME = re.compile("[a-z]([-a-z0-9]*[a-z0-9])?")
+_LONGEST_NAME = 63
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,17 @@ class Job:
     def __post_init__(self) -> None:
         if self.topology.chip.name not in ACCELERATORS and not self.accelerator:
             raise InputError(f"GKE's name of {self.topology.chip.name} is not known: --accelerator")
+        if not _NAME.fullmatch(self.name):
+            raise InputError(
+                f"--name={self.name}: Kubernetes takes small letters a to z, digits and dashes, a "
+                "letter first and no dash last"
+            )
+        longest = f"{self.name}-slice-{self.topology.slices - 1}-{self.pods - 1}-xxxxx"
+        if (excess := len(longest) - _LONGEST_NAME) > 0:
+            raise InputError(
+                f"--name={self.name}: {excess} characters too long: its pods are called {longest}, "
+                f"and Kubernetes takes {_LONGEST_NAME}"
+            )
 
     @property
     def pods(self) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 from jaxtyping import Int32
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from oner_jax import configuration, path_flags
 from oner_jax.data.checking import delivery_rate, drawings
@@ -31,6 +31,7 @@ from oner_jax.data.pipeline import TrainingData
 from oner_jax.errors import InputError, run_program
 from oner_jax.files import Access
 from oner_jax.parallel.topology import Topology
+from oner_jax.recipe_files import define_recipe
 
 # Tokens of each sampled caption, by key of the config.
 Lengths = Mapping[str, Int32[np.ndarray, " captions"]]
@@ -133,7 +134,7 @@ def main(_: Sequence[str]) -> None:
 
 def define_flags() -> None:
     """The program's command line; not at import, where it would be every program's."""
-    config_flags.DEFINE_config_file("config", None, "recipe, as FILE.py[:argument]")
+    define_recipe("config", "recipe, as FILE.py[:argument]")
     path_flags.define("output", None, "directory for pictures of what is in the data", Access.STORE)
     flags.DEFINE_integer("sample", 1000, "records of each dataset to decode", lower_bound=1)
     flags.DEFINE_float("seconds", 10.0, "seconds for which the input is timed", lower_bound=0.1)
@@ -149,4 +150,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    run_program(main, configuration.check_recipe_argument)
+    run_program(main)

@@ -21,7 +21,7 @@ from oner_jax.evals.tasks import TASKS
 from oner_jax.models.embedding import Embedder
 from oner_jax.models.pretraining import Parameters
 from oner_jax.parallel.mesh import replicated
-from oner_jax.training.loop import EVALUATION_PREFIX
+from oner_jax.training.checkpoint_policy import EVALUATION_PREFIX
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import TrainState
 

@@ -21,10 +21,11 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from oner_jax import flag_help
+from oner_jax import flag_help, streams
 from oner_jax.errors import ClusterError, InputError, Preempted, report
 from oner_jax.parallel.accelerators import PLATFORMS, use_platform
 from oner_jax.parallel.lifelines import Lifelines
+from oner_jax.parallel.likeness import facts
 from oner_jax.parallel.rendezvous import Place, listed, meet
 
 with flag_help.group("Processes and devices"):
@@ -80,7 +81,7 @@ def session() -> Iterator[None]:
         yield
         return
     timeout_seconds = STARTUP_TIMEOUT_SECONDS.value
-    meeting = meet(place, {"JAX": jax.__version__}, timeout_seconds=timeout_seconds)
+    meeting = meet(place, facts(), timeout_seconds=timeout_seconds)
     hosts = meeting.hosts
     if PLATFORM.value == "cpu":
         jax.config.update("jax_platforms", "cpu")
@@ -153,8 +154,7 @@ def end_all(cause: str, exit_code: int, *, stacks: bool = False) -> NoReturn:
     """
     if _lifelines is not None:
         _lifelines.end_all(cause, exit_code, stacks=stacks)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    streams.flush()
     os._exit(exit_code)
 
 

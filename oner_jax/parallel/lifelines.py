@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from oner_jax import streams
 from oner_jax.errors import EXIT_FAILED
 
 _POLL_SECONDS = 0.5
@@ -123,8 +124,7 @@ class Lifelines:
         """Without JAX's farewell, for which all processes would have to be well."""
         if self._process_id == 0:
             time.sleep(_FAREWELL_SECONDS)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        streams.flush()
         os._exit(exit_code)
 
 

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, Ctrl-C, and JAX's preemption service on several hosts."""
+"""Being asked to stop: SIGTERM, Ctrl-C, a terminal that has gone, and JAX's preemption service."""
 
 import os
 import signal
@@ -12,10 +12,11 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 
 class StopRequest:
-    """Whether the run was asked to stop: by SIGTERM or Ctrl-C to any of its processes.
+    """Whether the run was asked to stop: by SIGTERM, SIGHUP or Ctrl-C to any of its processes.
 
     SIGTERM is how SLURM, Kubernetes, and preemptible machines or those with maintenance ahead
-    announce that time is nearly up. A second Ctrl-C ends the process at once. Use as a context
+    announce that time is nearly up; SIGHUP comes when a connection is lost, and is left alone where
+    it is ignored (`nohup`). A second Ctrl-C ends the process at once. Use as a context
     manager, in the main thread, around everything from which stopping is to be orderly.
     """
 
@@ -27,6 +28,8 @@ class StopRequest:
         self._alone = not jax.distributed.is_initialized()
         # With several processes JAX listens to SIGTERM, and agrees on a step with the others.
         self._signals = [signal.SIGINT, *([signal.SIGTERM] if self._alone else [])]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self._signals.append(signal.SIGHUP)
         # Python runs its handlers between bytecodes, which compiling or waiting for a device holds
         # up for minutes; what is written to this pipe is read at once.
         self._pipe = os.pipe()
@@ -67,9 +70,10 @@ class StopRequest:
                     file=sys.stderr,
                     flush=True,
                 )
-            if interrupts and not self._alone:
+            asked = interrupts or signal.SIGHUP in numbers
+            if asked and not self._alone:
                 signal.raise_signal(signal.SIGTERM)
-            elif interrupts or signal.SIGTERM in numbers:
+            elif asked or signal.SIGTERM in numbers:
                 self._received.set()
 
 

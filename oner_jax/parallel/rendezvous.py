@@ -19,6 +19,7 @@ from oner_jax.errors import ClusterError, InputError
 _RETRY_SECONDS = 0.2
 _GREETING_SECONDS = 5.0
 _LISTED = 32
+_LAST_PORT = 65535
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +32,14 @@ class Place:
 
     def __post_init__(self) -> None:
         host, _, port = self.coordinator_address.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not port.isdecimal() or not _is_host(host):
             raise InputError(
                 f"coordinator address {self.coordinator_address!r}: write host:port, for example "
                 "10.0.0.1:8476"
+            )
+        if int(port) > _LAST_PORT:
+            raise InputError(
+                f"coordinator address {self.coordinator_address!r}: ports run to {_LAST_PORT}"
             )
         if not 0 <= self.process_id < self.num_processes:
             raise InputError(
@@ -59,6 +64,15 @@ class Meeting:
 
     hosts: list[str]
     connections: dict[int, socket.socket]
+
+
+def _is_host(name: str) -> bool:
+    """Return whether resolvers take `name`: parts between dots have 1 to 63 characters."""
+    try:
+        name.strip("[]").encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def meet(place: Place, facts: Mapping[str, str], *, timeout_seconds: float) -> Meeting:
@@ -190,14 +204,18 @@ def _describe_missing(
 
 
 def _describe_difference(own: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    for name, value in own["facts"].items():
-        if other["facts"].get(name) != value:
-            return (
-                f"process {other['process_id']} ({other['host']}) has {name} "
-                f"{other['facts'].get(name)}, process 0 ({own['host']}) has {value}: "
-                "start all processes alike"
-            )
-    return None
+    here, there = own["facts"], other["facts"]
+    differing = [name for name in here | there if here.get(name) != there.get(name)]
+    if not differing:
+        return None
+    theirs, ours = (
+        listed(f"{name} {facts.get(name, 'unknown')}" for name in differing)
+        for facts in (there, here)
+    )
+    return (
+        f"process {other['process_id']} ({other['host']}) has {theirs}, process 0 ({own['host']}) "
+        f"has {ours}: start all processes alike"
+    )
 
 
 def listed(items: Iterable[object]) -> str:

@@ -14,6 +14,7 @@ from oner_jax.parallel.distributed import LeadDecision
 # How often processes ask process 0 whether the minutes are over. A request to the coordination
 # service each time, so not at every step (our choice).
 _CLOCK_STEPS = 10
+EVALUATION_PREFIX = "eval/"  # of the names of what is evaluated between steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,19 @@ class CheckpointPolicy:
         if value is None or not math.isfinite(value):
             return -math.inf
         return value if self.best_metric_mode == "max" else -value
+
+    def check_evaluated(self, *, interval_steps: int, total_steps: int) -> None:
+        """Raise InputError if the best is sought by an evaluation, every `interval_steps` steps,
+        after some of which nothing is saved: the best could be among those."""
+        if not self.best_metric.startswith(EVALUATION_PREFIX) or not interval_steps > 0:
+            return
+        saved = self.interval_steps and interval_steps % self.interval_steps == 0
+        if not saved and interval_steps < total_steps:  # the last step is always saved
+            raise InputError(
+                f"checkpoint.best_metric={self.best_metric!r} is measured every {interval_steps} "
+                f"steps (evaluation.interval_steps), but checkpoint.interval_steps="
+                f"{self.interval_steps} saves after others: make the first a multiple of the second"
+            )
 
     def check_metrics(self, metrics: Mapping[str, object]) -> None:
         """Raise InputError if the best is sought by a metric that a run does not have."""

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from oner_jax import configuration
 from oner_jax.errors import InputError, StorageError, first_line
-from oner_jax.files import reaching
+from oner_jax.files import absolute, reaching
 from oner_jax.models.files import is_export
 from oner_jax.models.pretraining import Parameters, PureModel
 from oner_jax.models.settings import ModelSettings
@@ -32,7 +32,7 @@ from oner_jax.training.checkpoint_policy import CheckpointPolicy, SaveClock
 from oner_jax.training.exported import exported_config, exported_parameters, exported_step
 from oner_jax.training.lock import Lock
 from oner_jax.training.step import TrainState
-from oner_jax.training.storage import failure_reason
+from oner_jax.training.storage import failure_reason, orbax_path
 
 DIRECTORY = "checkpoints"
 # Every field of the state is an item of its own, but for the step, which names the checkpoint.
@@ -49,13 +49,14 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.PathLike, policy: CheckpointPolicy, lock: Lock | None = None):
         """`lock` is that of the process that holds the workdir: without it nothing is saved."""
-        self.directory = epath.Path(workdir).resolve() / DIRECTORY
+        self.directory = orbax_path(workdir) / DIRECTORY
         self.policy = policy
         self._lock = lock
         self._clock = SaveClock(policy)
         self._searches = 0
         self._blocked_seconds = 0.0
         self._saving: int | None = None
+        self._expected: dict[str, Any] = {}
         self._watcher: threading.Thread | None = None
         self._failure: BaseException | None = None
         with self._storage("tidied"):
@@ -121,8 +122,9 @@ class Checkpoints:
         """
         if self._manager.latest_step() == step:
             return
+        trees = _arrays(state)
         arguments: dict[str, Any] = {
-            name: ocp.args.StandardSave(arrays) for name, arrays in _arrays(state).items()
+            name: ocp.args.StandardSave(arrays) for name, arrays in trees.items()
         }
         arguments[items.POSITION] = ocp.args.JsonSave(dict(position))
         self._clock.restart()
@@ -132,6 +134,9 @@ class Checkpoints:
             # Orbax would make it anew, in a folder that holds no run.
             raise StorageError(f"{self.directory} has gone: checkpoint {step} was not saved")
         self._saving = step
+        self._expected = jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), trees
+        )
         with self._storage("saved", step):
             self._manager.save(
                 step, args=ocp.args.Composite(**arguments), metrics=dict(metrics or {}), force=True
@@ -212,11 +217,20 @@ class Checkpoints:
         return found
 
     def _seal(self) -> None:
-        """Called by Orbax on process 0 when all files are written, before the commit."""
+        """Called by Orbax on process 0 when all files are written, before the commit.
+
+        Reads the checkpoint as a restore would: that its files were written does not make it one.
+        """
         name = str(self._saving)
         unfinished = [path for path in self.directory.iterdir() if path.name.startswith(f"{name}.")]
         # Object storage has no rename: the folder has its final name from the beginning.
-        integrity.seal(unfinished[0] if unfinished else self.directory / name)
+        folder = unfinished[0] if unfinished else self.directory / name
+        if problem := items.unreadable(folder, self._expected):
+            raise StorageError(
+                f"checkpoint {name} was written to {self.directory}, but {problem}; earlier ones "
+                "are as they were, and the same command continues from them"
+            )
+        integrity.seal(folder)
 
     def _watch(self) -> None:
         try:
@@ -269,10 +283,10 @@ def available_steps(workdir: epath.PathLike) -> list[int]:
     """Steps of finished checkpoints, ascending; an export has one."""
     if is_export(workdir):
         return [exported_step(workdir)]
-    directory = epath.Path(workdir) / DIRECTORY
+    directory = absolute(workdir) / DIRECTORY
     if not directory.is_dir():
         return []
-    return sorted(ocp.utils.checkpoint_steps(directory.resolve()))
+    return sorted(ocp.utils.checkpoint_steps(directory))
 
 
 def load_run(workdir: epath.PathLike, step: str | int = "last", weights: str = "online") -> Run:
@@ -308,7 +322,7 @@ def _load(workdir: epath.PathLike, step: str | int, weights: str) -> Run:
         return Run(config, model, parameters, number, workdir)
     if weights == "momentum":
         names.append("momentum")
-    folder = epath.Path(workdir).resolve() / DIRECTORY / str(number)
+    folder = absolute(workdir) / DIRECTORY / str(number)
     for name in names if (folder / integrity.CHECKSUMS).exists() else ():
         if problem := integrity.damage(folder, name):
             raise InputError(f"checkpoint {folder} is damaged: {problem}; take another step")

@@ -10,6 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError
+from oner_jax.files import absolute
 from oner_jax.models.files import (
     TOKENIZER_FILE,
     WEIGHTS_FILE,
@@ -19,6 +20,7 @@ from oner_jax.models.files import (
 )
 from oner_jax.models.pretraining import Parameters, PureModel
 from oner_jax.training import items
+from oner_jax.training.storage import orbax_path
 
 ORBAX = "orbax"
 
@@ -63,12 +65,12 @@ def exported_parameters(workdir: epath.PathLike, model: PureModel) -> Parameters
 def write_orbax(folder: epath.PathLike, parameters: Parameters) -> None:
     """Parameters alone, as an Orbax checkpoint."""
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(epath.Path(folder).resolve(), parameters)
+        checkpointer.save(orbax_path(folder), parameters)
 
 
 def read_orbax(folder: epath.PathLike, model: PureModel) -> Parameters:
     """The inverse, as float32. Raises InputError if it is damaged or of another model."""
-    path = epath.Path(folder).resolve()
+    path = absolute(folder)
     try:
         tree = items.read_arrays(path.parent, [path.name])[path.name]
     except Exception as error:  # whatever the libraries make of damaged files

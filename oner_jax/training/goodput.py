@@ -25,6 +25,7 @@ from etils import epath
 
 from oner_jax.errors import Preempted
 from oner_jax.files import write_whole
+from oner_jax.training.storage import writing
 
 FILE = "goodput.json"
 CATEGORIES = (
@@ -125,7 +126,8 @@ class Goodput:
             "seconds": self.so_far(),
             "step_seconds_at": sorted(self._marks.items()),
         }
-        write_whole(self._path, json.dumps(content, indent=2) + "\n")
+        with writing(self._path):
+            write_whole(self._path, json.dumps(content, indent=2) + "\n")
 
     def describe(self) -> str:
         """One line: the shares that are not zero, the largest first."""

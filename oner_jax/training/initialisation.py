@@ -15,8 +15,9 @@ from etils import epath
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from oner_jax.configuration import nearest
 from oner_jax.errors import InputError
-from oner_jax.files import Access, reaching, usable
+from oner_jax.files import Access, absolute, reaching, usable
 from oner_jax.models import inputs
 from oner_jax.models.files import is_export
 from oner_jax.models.pretraining import PureModel
@@ -79,8 +80,10 @@ def find_weights(model: PureModel, config: ConfigDict) -> Initialised:
     with reaching(source):
         arrays, unused = _read_source(epath.Path(source), model)
     notes = [f"not used: {name}: a ViT's alone" for name in unused]
-    rename = _renaming(config.rename)
+    rename = _renaming(config.rename, list(arrays))
     skip = _pattern(config.skip, "skip")
+    for pattern in skip:
+        _require_match(pattern, "skip", [*wanted, *map(rename, arrays)])
     taken: Arrays = {}
     problems = []
     for given, array in arrays.items():
@@ -148,7 +151,7 @@ def _read_source(source: epath.Path, model: PureModel) -> tuple[Arrays, list[str
             "no export, "
             "and no .npz or .safetensors file"
         )
-    return items.by_name(items.read_arrays(folder.resolve(), ["parameters"])["parameters"]), []
+    return items.by_name(items.read_arrays(absolute(folder), ["parameters"])["parameters"]), []
 
 
 def _read_vit(path: epath.Path, model: PureModel) -> tuple[Arrays, list[str]]:
@@ -172,14 +175,23 @@ def _read_vit(path: epath.Path, model: PureModel) -> tuple[Arrays, list[str]]:
     return named, unused
 
 
-def _renaming(rules: Any) -> Callable[[str], str]:
-    """The rules "REGEX=>REPLACEMENT", each applied to a name in turn."""
+def _renaming(rules: Any, names: list[str]) -> Callable[[str], str]:
+    """The rules "REGEX=>REPLACEMENT", each applied to a name in turn.
+
+    Raises InputError where one changes none of `names`, as those before it have left them.
+    """
     parsed = []
     for rule in rules:
         pattern, arrow, replacement = rule.partition("=>")
         if not arrow:
             raise InputError(f"initialise.rename has {rule!r}: write 'REGEX=>REPLACEMENT'")
-        parsed.append((_pattern([pattern], "rename")[0], replacement))
+        compiled = _pattern([pattern], "rename")[0]
+        _require_match(compiled, "rename", names)
+        try:
+            names = [compiled.sub(replacement, name) for name in names]
+        except re.error as error:
+            raise InputError(f"initialise.rename has {replacement!r}: {error}") from None
+        parsed.append((compiled, replacement))
 
     def rename(name: str) -> str:
         for pattern, replacement in parsed:
@@ -187,6 +199,14 @@ def _renaming(rules: Any) -> Callable[[str], str]:
         return name
 
     return rename
+
+
+def _require_match(pattern: re.Pattern[str], key: str, names: list[str]) -> None:
+    if not any(map(pattern.search, names)):
+        raise InputError(
+            f"initialise.{key} has {pattern.pattern!r}, which matches no array"
+            f"{nearest(pattern.pattern, names)}: there are {', '.join(names[:3])}, ..."
+        )
 
 
 def _pattern(patterns: Any, key: str) -> list[re.Pattern[str]]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from logging import LogRecord
 from typing import Any
 
@@ -18,14 +18,12 @@ from oner_jax.parallel.mesh import path_name
 POSITION = "position"
 
 
-def read_arrays(folder: epath.Path, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """The trees of a checkpoint's items (default: all) as NumPy arrays on this process."""
-    if names is None:
-        names = [path.name for path in folder.iterdir() if (path / "_METADATA").exists()]
+def read_arrays(folder: epath.Path, names: Sequence[str]) -> dict[str, Any]:
+    """The trees of a checkpoint's items as NumPy arrays on this process."""
     trees = {}
     with _reader() as reader:
         for name in names:
-            tree = reader.metadata(folder / name).item_metadata.tree
+            tree = _metadata(reader, folder / name)
             on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             trees[name] = reader.restore(
                 folder / name, args=ocp.args.PyTreeRestore(restore_args=on_host)
@@ -36,7 +34,7 @@ def read_arrays(folder: epath.Path, names: Sequence[str] | None = None) -> dict[
 def read_metadata(folder: epath.Path, names: Sequence[str]) -> dict[str, Any]:
     """As `read_arrays`, shapes and types alone."""
     with _reader() as reader:
-        return {name: reader.metadata(folder / name).item_metadata.tree for name in names}
+        return {name: _metadata(reader, folder / name) for name in names}
 
 
 def read_position(folder: epath.Path) -> dict[str, Any]:
@@ -44,14 +42,22 @@ def read_position(folder: epath.Path) -> dict[str, Any]:
     return json.loads((folder / POSITION / "metadata").read_text())
 
 
-def unreadable(folder: epath.Path) -> str | None:
-    """Why a checkpoint cannot be read in full; None if it can."""
+def unreadable(folder: epath.Path, wanted: Mapping[str, Any] | None = None) -> str | None:
+    """Why a checkpoint cannot be read in full; None if it can.
+
+    `wanted` are the trees of shapes that it has to have; by default whatever is there, and
+    parameters.
+    """
+    names = list(wanted) if wanted is not None else _names(folder)
     try:
-        trees = read_arrays(folder)
+        for name in names:  # one at a time: together they need as much memory as a run
+            tree = read_arrays(folder, [name])[name]
+            if wanted is not None:
+                check_same_arrays(folder, tree, wanted[name])
         read_position(folder)
     except Exception as error:  # whatever the libraries make of damaged files
         return " ".join(f"it cannot be read ({error})".split())[:300]
-    return None if "parameters" in trees else "it has no parameters"
+    return None if "parameters" in names else "it has no parameters"
 
 
 def check_same_arrays(folder: epath.Path, held: Any, wanted: Any) -> None:
@@ -67,6 +73,17 @@ def check_same_arrays(folder: epath.Path, held: Any, wanted: Any) -> None:
             f"{folder} is a checkpoint of another model: {name} is {there.get(name)} there and "
             f"{here.get(name)} here{more}"
         )
+
+
+def _names(folder: epath.Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if (path / "_METADATA").exists()]
+
+
+def _metadata(reader: ocp.Checkpointer, folder: epath.Path) -> Any:
+    found = reader.metadata(folder).item_metadata
+    if found is None:
+        raise InputError(f"{folder} cannot be read: the metadata of its arrays is not found there")
+    return found.tree
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ are compared: whether a heartbeat moves is watched.
 
 import dataclasses
 import datetime
+import errno
 import json
 import os
 import socket
@@ -29,6 +30,8 @@ LOCK_FILE = "lock.json"
 _BEAT_SECONDS = 15.0
 _STILL_SECONDS = 90.0
 _POLL_SECONDS = 1.0
+# How systems name what a file system does not have: EMLINK where a file may have one name only.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EINVAL)
 # Object storage cannot create a file only if it is not there: of two, the last to write has it.
 _SETTLE_SECONDS = 2.0
 
@@ -87,6 +90,11 @@ class Lock:
             if failure_reason(error) is None:
                 raise
 
+    @property
+    def token(self) -> str:
+        """What tells this lock from every other."""
+        return self._own.token
+
     def check(self) -> None:
         """Raise StorageError if the workdir is no longer this run's."""
         if self._lost is not None:
@@ -101,14 +109,26 @@ class Lock:
             draft.write_text(text)
             try:
                 os.link(draft, self._path)
+                return True
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
             finally:
                 draft.unlink()
-            return True
+        # Without hard links (exFAT, and what FUSE makes of buckets and of Drive), as on object
+        # storage: of two that write, one finds itself in the file.
         if self._path.exists():
             return False
-        self._path.write_text(text)
+        try:
+            if is_remote(self._path):
+                self._path.write_text(text)
+            else:
+                with Path(self._path).open("x") as file:
+                    file.write(text)
+        except FileExistsError:
+            return False
         time.sleep(_SETTLE_SECONDS)
         return self._is_own()
 
@@ -171,6 +191,12 @@ class Lock:
             return
         self._own = dataclasses.replace(self._own, beat=self._own.beat + 1)
         write_whole(self._path, json.dumps(dataclasses.asdict(self._own)) + "\n")
+
+
+def token_in(workdir: epath.PathLike) -> str | None:
+    """Return the token of the lock that this process finds in `workdir`; None without one."""
+    found = _read(epath.Path(workdir) / LOCK_FILE)
+    return None if found is None else found.token
 
 
 def _read(path: epath.Path) -> Holder | None:

@@ -10,6 +10,7 @@ from oner_jax.objectives.batch import Batch
 from oner_jax.parallel.chips import Peak
 from oner_jax.parallel.preemption import StopRequest
 from oner_jax.training import guards
+from oner_jax.training.checkpoint_policy import EVALUATION_PREFIX
 from oner_jax.training.checkpoints import Checkpoints
 from oner_jax.training.damage_log import DamageLog
 from oner_jax.training.goodput import Goodput
@@ -18,8 +19,6 @@ from oner_jax.training.recipe import Recipe
 from oner_jax.training.rollback import Rollbacks, Skips, read_skips
 from oner_jax.training.step import Metrics, TrainState
 from oner_jax.training.watchdog import Watchdog
-
-EVALUATION_PREFIX = "eval/"  # of the names of what `Evaluates` measures
 
 
 @runtime_checkable

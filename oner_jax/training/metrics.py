@@ -1,18 +1,20 @@
 """Metrics of a run: `metrics.jsonl`, TensorBoard through clu, and what a person sees."""
 
 import json
+import math
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from etils import epath
 from tqdm import tqdm
 
 from oner_jax.parallel.chips import Peak
 from oner_jax.training.goodput import Goodput
-from oner_jax.training.storage import Lines
+from oner_jax.training.storage import Lines, writing
+from oner_jax.training.tensorboard import TensorBoard
 
 FILE = "metrics.jsonl"
 ROLLED_BACK_FILE = "rolled_back.jsonl"
@@ -29,11 +31,13 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: epath.Path | None, *, first_step: int, total_steps: int):
-        self._file = self._tensorboard = None
+        self._file: Lines | None = None
+        self._tensorboard: TensorBoard | None = None
         self._workdir = workdir
         if workdir is not None:
             self._file = Lines(workdir / FILE, lines_up_to(workdir / FILE, first_step))
-            self._tensorboard = _tensorboard_writer(workdir)
+            with writing(workdir):
+                self._tensorboard = TensorBoard(workdir, first_step)
         self._total_steps = total_steps
         self._bar: tqdm[NoReturn] | None = None
         self._began: float | None = None
@@ -43,12 +47,13 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-        if self._tensorboard:
-            self._tensorboard.close()
         if self._bar is not None:
             self._bar.close()
+        if self._file:
+            self._file.close()
+        if self._tensorboard and self._workdir is not None:
+            with writing(self._workdir):
+                self._tensorboard.close()
 
     def begin(self, step: int) -> None:
         """Count time and steps for the rate and the time left from now, the end of `step`.
@@ -69,9 +74,12 @@ class MetricsLog:
         """Log `metrics` of the finished `step` (counted from 1)."""
         if self._file is None:
             return
-        self._file.append(json.dumps({"step": step, **metrics}))
-        if self._tensorboard:
-            self._tensorboard.write_scalars(step, dict(metrics))
+        # JSON has no NaN and no infinity; a number that is not there says the same.
+        finite = {name: v if math.isfinite(v) else None for name, v in metrics.items()}
+        self._file.append(json.dumps({"step": step, **finite}, allow_nan=False))
+        if self._tensorboard and self._workdir is not None:
+            with writing(self._workdir):
+                self._tensorboard.write(step, metrics)
         parts = {name.removeprefix("loss/"): metrics[name] for name in metrics if "loss" in name}
         losses = [f"{name} {value:.3f}" for name, value in parts.items()]
         if "pairs_per_sec" in metrics:
@@ -106,6 +114,9 @@ class MetricsLog:
         beyond = [line for line in _lines(path) if _step_of(line) > step]
         Lines(aside, _lines(aside) + beyond).close()
         self._file = Lines(path, lines_up_to(path, step))
+        if self._tensorboard:
+            with writing(self._workdir):
+                self._tensorboard.go_back_to(step)
 
     def advance(self) -> None:
         """Count one step more."""
@@ -186,12 +197,3 @@ def _step_of(line: str) -> int | float:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError):
         return float("inf")
-
-
-def _tensorboard_writer(workdir: epath.Path) -> Any:
-    """clu's TensorBoard writer, or None where TensorFlow is not installed."""
-    try:
-        from clu import metric_writers
-    except ImportError:
-        return None
-    return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))

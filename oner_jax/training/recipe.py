@@ -58,6 +58,10 @@ class Recipe:
         cls, config: ConfigDict, text: TextFormat, mesh: Mesh | None = None
     ) -> "Recipe":
         """Build everything but arrays. Raises InputError for a config that cannot run."""
+        if jax.config.values["jax_enable_x64"]:
+            raise InputError(
+                "JAX_ENABLE_X64 is on, but training computes in float32 and bfloat16: unset it"
+            )
         mesh = make_mesh(config.mesh.to_dict()) if mesh is None else mesh
         check_batch_size(config.batch_size, config.accumulation_steps, mesh)
         check_rules(config.sharding_rules)
@@ -73,12 +77,7 @@ class Recipe:
         objective_settings = ObjectiveSettings.from_config(config.objective)
         objective = Objective(objective_settings, settings, text, mesh, mosaic_fraction)
         optimizer_config = config.optimizer
-        learning_rate = schedule.learning_rate(
-            peak=optimizer_config.learning_rate_per_256_examples * config.batch_size / 256,
-            end=optimizer_config.end_learning_rate,
-            total_steps=config.total_steps,
-            warmup_fraction=optimizer_config.warmup_fraction,
-        )
+        learning_rate = schedule.learning_rate_of(config)
         optimizer = make_optimizer(
             learning_rate,
             beta_1=optimizer_config.beta_1,

@@ -1,6 +1,6 @@
 """The folder of a run: what it was made from, and that it is continued as the same run.
 
-config.json     the resolved config
+config.json     the resolved config; config-until-step-N.json one that was extended at step N
 manifest.json   command, revision, package versions, mesh, devices, parameters, data, preflight
 lock.json       which process is at work in it
 metrics.jsonl   one object a log step, beside TensorBoard event files
@@ -12,12 +12,13 @@ eval/, report/  written by `oner_jax.evaluate`
 """
 
 import contextlib
-import importlib.metadata
 import json
 import math
 import shlex
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,62 +33,71 @@ from oner_jax.errors import InputError
 from oner_jax.files import write_whole
 from oner_jax.models.pretraining import Parameters
 from oner_jax.parallel import distributed
+from oner_jax.parallel.likeness import PACKAGES, version
 from oner_jax.parallel.mesh import path_name
 from oner_jax.parallel.preflight import Preflight
-from oner_jax.training.checkpoints import read_config
-from oner_jax.training.lock import LOCK_FILE, Lock
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-cpu")
+from oner_jax.training import identity
+from oner_jax.training.lock import LOCK_FILE, Lock, token_in
+from oner_jax.training.storage import orbax_path, writing
 
 # Our choice: contrastive pretraining on small sets is past its best long before.
 MANY_EPOCHS = 100
 
-# Keys that may differ when a run is continued: they change how it is computed, not what.
-FREE_KEYS = (
-    "accumulation_steps",
-    "checkpoint.",
-    "compilation_cache",
-    "data.evaluation",
-    "data.maximum_damaged_fraction",
-    "data.threads",
-    "evaluation.",
-    "guards.maximum_",
-    "guards.spike_z_score",
-    "log_interval_steps",
-    "mesh.",
-    "model.layers_per_scan_step",
-    "model.remat",
-    "preflight",
-    "sharding_rules",
-    "watchdog.",
-)
+# How long it may take until a host sees what another one has written.
+_SEEN_SECONDS = 60.0
+_POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
-def hold_workdir(workdir: epath.Path, config: ConfigDict) -> Iterator[Lock | None]:
-    """Make `workdir` with its config, or check that it holds a run of the same config; inside, no
-    other run may have it. Process 0 does so, and has the lock, for all processes of the run.
+def hold_workdir(
+    workdir: epath.Path, config: ConfigDict, data: Mapping[str, Any]
+) -> Iterator[Lock | None]:
+    """Make `workdir` with its config, or check that it holds a run of the same config on the same
+    data (as checkpoints describe them); inside, no other run may have it. Process 0 does so, and
+    has the lock, for all processes of the run.
 
     Raises InputError where it holds another run, naming the keys that differ, or something else,
-    and where a run is going on in it, naming that.
+    and where a run is going on in it, naming that; where its path is one from which checkpoints
+    cannot be read back, and where processes do not share it.
     """
+    orbax_path(workdir)
     if not distributed.is_main():
-        distributed.wait_for_all("workdir")
+        _require_shared(workdir, distributed.from_main("workdir", str))
         yield None
         return
+    extended: ConfigDict | None = None
     if (workdir / "config.json").exists():
-        _check_same_run(workdir, config)
+        lines, extended = identity.require_same_run(workdir, config, data)
+        print(*lines, sep="\n", end="\n" * bool(lines), flush=True)
     elif workdir.exists() and (not workdir.is_dir() or _holds_something(workdir)):
         raise InputError(f"{workdir} exists and holds no run: choose a new or empty --workdir")
     with contextlib.ExitStack() as stack:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(Lock(workdir))
+            if extended is not None:
+                kept = workdir / f"config-until-step-{extended.total_steps}.json"
+                write_whole(kept, configuration.to_json(extended))
             write_whole(workdir / "config.json", configuration.to_json(config))
         except OSError as error:
             raise InputError(f"{workdir} cannot be written to: {error.strerror}") from None
-        distributed.wait_for_all("workdir")
+        distributed.from_main("workdir", lambda: lock.token)
         yield lock
+
+
+def _require_shared(workdir: epath.Path, token: str) -> None:
+    """Raise InputError where the lock of process 0 is not in what this process has as `workdir`.
+
+    Every process writes its part of a checkpoint. Network storage may show a file a while later.
+    """
+    deadline = time.monotonic() + _SEEN_SECONDS
+    while token_in(workdir) != token:
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"{workdir} on {socket.gethostname()} is not the folder of that name in which "
+                "process 0 works: give a --workdir on storage that all hosts share"
+            )
+        time.sleep(_POLL_SECONDS)
 
 
 def _holds_something(workdir: epath.Path) -> bool:
@@ -108,7 +118,7 @@ def write_manifest(
     manifest = {
         "command": command,
         "revision": revision(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "devices": [str(device) for device in mesh.devices.flat],
         "device_kind": mesh.devices.flat[0].device_kind,
         "mesh": dict(mesh.shape),
@@ -116,7 +126,8 @@ def write_manifest(
         "data": dict(data),
         "preflight": None if preflight is None else preflight.to_json(),
     }
-    write_whole(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    with writing(workdir / "manifest.json"):
+        write_whole(workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
 def parameter_table(parameters: Parameters) -> list[tuple[str, tuple[int, ...]]]:
@@ -219,22 +230,6 @@ def too_many_epochs(config: ConfigDict, data: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
-def _check_same_run(workdir: epath.Path, config: ConfigDict) -> None:
-    before = dict(configuration.flatten(read_config(workdir)))
-    # Through JSON, so that tuples and lists compare as they are stored.
-    now = dict(configuration.flatten(configuration.from_json(configuration.to_json(config))))
-    # A key that the run does not have came with a later revision.
-    differing = sorted(
-        key for key in before if before[key] != now.get(key) and not key.startswith(FREE_KEYS)
-    )
-    if differing:
-        shown = "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in differing)
-        raise InputError(
-            f"{workdir} holds a run of another config ({shown}): "
-            "choose another --workdir, or give the same config to continue"
-        )
-
-
 def command_line(program: str) -> str:
     """What was said to this process to start it, as a shell reads it."""
     return shlex.join(["python", "-m", program, *sys.argv[1:]])
@@ -253,10 +248,3 @@ def revision() -> str:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.gke.manifest import Job, escaped, render
+from oner_jax.errors import InputError
 from oner_jax.parallel.topology import Topology
 
 ROOT = Path(__file__).parents[2]
@@ -235,3 +236,39 @@ def test_a_recipe_that_cannot_be_planned_is_not_started(cluster):
     assert result.returncode == 2
     assert "--skip_checks=plan starts all the same" in result.stderr
     assert cluster.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("OneR", "small letters"),
+        ("one.r", "small letters"),
+        ("1r", "small letters"),
+        ("oner-", "small letters"),
+        ("", "small letters"),
+        ("o" * 49, "2 characters too long: its pods are called o*-slice-0-3-xxxxx"),
+    ],
+)
+def test_a_name_that_kubernetes_refuses_is_refused_here(name, named):
+    topology = Topology.parse("v5e:4x4", 1)
+    with pytest.raises(InputError, match=f"--name={name}: .*{named}"):
+        Job(name, "registry/oner:1", topology, COMMAND)
+    Job("o" * 47, "registry/oner:1", topology, COMMAND)
+
+
+def test_a_cluster_that_fails_after_the_start_says_how_to_end_the_run(cluster):
+    """kubectl may no longer ask: the JobSet goes on."""
+    kubectl = cluster.folder / "bin" / "kubectl"
+    kubectl.rename(cluster.folder / "bin" / "real")
+    kubectl.write_text(
+        "#!/bin/bash\n"
+        f"[[ $1 != get || ! -f {cluster.folder}/applied ]] || {{ echo Forbidden >&2; exit 1; }}\n"
+        f"[[ $1 != apply ]] || touch {cluster.folder}/applied\n"
+        'exec "${BASH_SOURCE[0]%/*}/real" "$@"\n'
+    )
+    kubectl.chmod(0o755)
+    result = cluster.run()
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].endswith(
+        "goes on, and this ends it: python -m launch.gke --name=oner --delete"
+    )

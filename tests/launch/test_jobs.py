@@ -1,11 +1,13 @@
 """Runs of a sweep as jobs of a launcher, one that waits for their end and one that only submits."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+from launch.jobs import job_name
 from launch.runs import Run
 from launch.sweep import run_all
 from oner_jax.sweeps import Trial
@@ -46,7 +48,7 @@ def test_a_launcher_that_waits_runs_all_commands_of_a_run(tmp_path):
     waits = launcher(tmp_path, WAITS)
     assert run_all(runs, 1, launcher=waits) == {}
     assert (tmp_path / "words").read_text() == "a1 a2 b "
-    assert [name for name, _ in noted(tmp_path)] == ["k-0-1-seed-0", "b-seed-0"]
+    assert [name for name, _ in noted(tmp_path)] == [job_name("k=0.1-seed-0"), "b-seed-0"]
     # Finished is finished, whoever ran it.
     assert run_all(runs, 1, ()) == {}
     assert len(noted(tmp_path)) == 2
@@ -109,3 +111,13 @@ def test_a_job_on_several_hosts_passes_their_flags_on_and_75_keeps_it_launched(t
     assert (tmp_path / "words").read_text() == "--process_id=1"
     assert stopped.beside(".job.json").exists()
     assert stopped.seconds() is None
+
+
+def test_names_of_jobs_are_different_and_such_as_clusters_take():
+    trials = ["bias=-10.0", "bias=10.0", "Bias=10.0", "10", "a" * 60, "a" * 61, "plain", "é", "-"]
+    names = [job_name(f"{trial}-seed-0") for trial in trials]
+    assert len(set(names)) == len(trials)
+    assert names[6] == "plain-seed-0"
+    for name in names:
+        assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name)
+        assert len(f"{name}-slice-99-999-xxxxx") <= 63

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,39 @@ def test_a_dry_run_prints_what_runs():
     # One address for all, another one each time.
     heard = [re.sub(r":\d+", "", line[len("[0] ") :]) for line in sorted(ran.stdout.splitlines())]
     assert [re.sub(r":\d+", "", line.strip()) for line in lines] == heard
+
+
+def test_a_misspelt_command_is_one_line():
+    command = [sys.executable, str(LOCAL), "--processes=2", "--", "pyhton", "-m", "oner_jax.train"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert result.stderr == "error: there is no program 'pyhton' to run behind --\n"
+
+
+def test_behind_head_the_processes_go_on_to_their_end(tmp_path):
+    """More lines than a pipe holds, of which one is read."""
+    code = (
+        "from pathlib import Path\n"
+        "for line in range(20000): print('x' * 50)\n"
+        f"Path({str(tmp_path)!r}, str(number)).touch()"
+    )
+    own = f"{sys.executable} {LOCAL} --processes=2 -- {sys.executable} -c"
+    shell = f"set -o pipefail; {own} {shlex.quote(NUMBER + code)} | head -n 1"
+    result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("\n") == 1
+    assert result.stderr == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+
+
+def test_a_lost_terminal_is_passed_on():
+    code = (
+        "import signal; signal.signal(signal.SIGHUP, lambda *_: sys.exit(75))\n"
+        "print('up', flush=True); time.sleep(600)"
+    )
+    own = ["--processes=1", "--grace_seconds=5", "--", sys.executable, "-c", NUMBER + code]
+    process = subprocess.Popen([sys.executable, LOCAL, *own], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"[0] up\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 75

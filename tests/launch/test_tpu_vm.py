@@ -198,6 +198,54 @@ def test_a_dry_run_prints_what_runs(cloud):
     assert plain(printed) == plain(done)
 
 
+def test_a_download_without_git_is_packed_and_run(cloud):
+    code = cloud.folder / "code"
+    shutil.rmtree(code / ".git")
+    for left in ("runs/big", ".venv/bin/python", ".cache/x", "launch/__pycache__/x.pyc"):
+        (code / left).parent.mkdir(parents=True, exist_ok=True)
+        (code / left).touch()
+    dry = cloud.run("--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "taken away" not in dry.stderr
+    result = cloud.run()
+    assert result.returncode == 0, result.stderr
+    home = cloud.folder / "homes" / "pod" / "0" / "oner_jax"
+    assert (home / "launch" / "worker.sh").is_file()
+    assert not (home / "runs").exists()
+    assert not (home / ".cache").exists()
+    assert not list(home.rglob("*.pyc"))
+
+
+def test_code_that_cannot_be_packed_creates_nothing(cloud):
+    (cloud.folder / "bin" / "tar").write_text("#!/bin/bash\nexit 2\n")
+    (cloud.folder / "bin" / "tar").chmod(0o755)
+    result = cloud.run()
+    assert result.returncode == 2
+    assert "cannot be packed; nothing was created" in result.stderr
+    assert "costs money" not in result.stderr
+    assert not (cloud.folder / "calls").exists()
+
+
+@pytest.mark.parametrize("fails", ["create", "describe", "delete"])
+def test_whatever_fails_after_a_resource_was_made_says_how_to_delete_it(cloud, fails):
+    """The n-th call of gcloud fails, as without network or permission."""
+    gcloud = cloud.folder / "bin" / "gcloud"
+    gcloud.rename(cloud.folder / "bin" / "real")
+    gcloud.write_text(
+        "#!/bin/bash\n"
+        f"[[ $4 != {fails} || ({fails} == describe && ! -f $FAKE_CLOUD/state) ]] || "
+        "{ echo PERMISSION_DENIED >&2; exit 1; }\n"
+        'exec "${BASH_SOURCE[0]%/*}/real" "$@"\n'
+    )
+    gcloud.chmod(0o755)
+    result = cloud.run()
+    assert result.returncode != 0
+    assert result.stderr.splitlines()[-2:] == [
+        "pod is still there, as far as is known, and costs money. To delete it:",
+        "    launch/tpu_vm.sh --name=pod --zone=z --delete",
+    ]
+
+
 def test_a_recipe_that_does_not_fit_creates_nothing(cloud, tmp_path):
     refusing = tmp_path / "refusing"
     refusing.write_text('#!/bin/bash\necho "$@" >>"$FAKE_CLOUD/planned"; exit 2\n')

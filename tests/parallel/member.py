@@ -5,13 +5,17 @@ import time
 import jax
 import numpy as np
 from absl import flags
+from etils import epath
+from ml_collections import ConfigDict
 
 from oner_jax.errors import InputError, run_program
 from oner_jax.parallel import distributed
 from oner_jax.parallel.mesh import AXES, LocalRows, make_mesh, replicated
+from oner_jax.training import workdir
 
-ROLES = ("well", "rows", "fails", "crashes", "differs")
+ROLES = ("well", "rows", "fails", "crashes", "differs", "shares", "shares not")
 ROLE = flags.DEFINE_enum("role", "well", ROLES, "What to do.")
+FOLDER = flags.DEFINE_string("folder", "", "Where to hold a workdir.")
 
 
 def put_batches_together():
@@ -26,6 +30,14 @@ def put_batches_together():
         print(f"{sizes}: rows {rows.numbers[0]} to {rows.numbers[-1]}")
 
 
+def hold(folder):
+    """A workdir; shared, or of the same name on disks of their own."""
+    workdir._SEEN_SECONDS = 1.0
+    own = folder if ROLE.value == "shares" else f"{folder}/{jax.process_index()}"
+    with workdir.hold_workdir(epath.Path(own), ConfigDict({"seed": 0}), {}):
+        print("held")
+
+
 def main(_):
     with distributed.session():
         last = jax.process_index() == jax.process_count() - 1
@@ -37,6 +49,8 @@ def main(_):
             raise ZeroDivisionError("on process 0")
         if ROLE.value == "rows":
             put_batches_together()
+        elif ROLE.value.startswith("shares"):
+            hold(FOLDER.value)
         elif ROLE.value != "well":
             time.sleep(60)  # in the place of a collective operation that never ends
         distributed.wait_for_all("middle")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from oner_jax.training.checkpoints import available_steps, load_run
+from tests.marks import slow
 
 ROOT = Path(__file__).parents[2]
 MEMBER = [sys.executable, "-m", "tests.parallel.member"]
@@ -91,6 +92,18 @@ def test_processes_of_different_configs_do_not_start():
     assert "[0] stopped, because process 1" in result.stderr
 
 
+def test_a_workdir_that_hosts_do_not_share_is_refused_at_the_start(tmp_path):
+    result = run([*MEMBER, "--role=shares not", f"--folder={tmp_path}"], processes=2)
+    assert result.returncode == 2, result.stderr
+    assert f"[1] error: {tmp_path}/1 on {socket.gethostname()} is not the folder" in result.stderr
+    assert "give a --workdir on storage that all hosts share" in result.stderr
+    assert "[0] stopped, because process 1" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = run([*MEMBER, "--role=shares", f"--folder={tmp_path / 'run'}"], processes=2)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("held") == 2
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
@@ -115,6 +128,37 @@ def test_under_slurm_nothing_has_to_be_said():
     ]
     said = [task.communicate(timeout=100)[0].splitlines()[-1] for task in tasks]
     assert said == ["0 of 2, 16 devices", "1 of 2, 16 devices"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("JAX_DEFAULT_PRNG_IMPL", "rbg", "jax_default_prng_impl rbg"),
+        slow("JAX_THREEFRY_PARTITIONABLE", "0", "jax_threefry_partitionable False"),
+        slow("XLA_FLAGS", "--xla_cpu_enable_fast_math=true", "--xla_cpu_enable_fast_math=true"),
+    ],
+)
+def test_processes_of_other_settings_do_not_start(variable, value, named):
+    """Otherwise they train on with other numbers, or wait for each other for ever."""
+    address = f"--coordinator_address=127.0.0.1:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [*MEMBER, address, "--num_processes=2", f"--process_id={number}"],
+            cwd=ROOT,
+            env=os.environ | ({variable: value} if number else {}),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in (0, 1)
+    ]
+    for process in processes:
+        _, complaint = process.communicate(timeout=100)
+        assert process.returncode == 1, complaint
+        last = complaint.splitlines()[-1]
+        assert last.startswith(f"error: process 1 ({socket.gethostname()}) has ")
+        assert named in last
+        assert last.endswith("start all processes alike")
 
 
 def test_a_missing_process_is_named_in_one_line():

@@ -33,7 +33,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_asks(number):
     process = start()
     process.send_signal(number)
@@ -50,3 +50,16 @@ def test_a_second_interrupt_ends_at_once_whatever_the_main_thread_does():
     assert process.stdout.readline() == "stopped\n"
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
+
+
+def test_under_nohup_a_lost_terminal_does_not_stop_the_run():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[0] == "stopped\ndone\n"

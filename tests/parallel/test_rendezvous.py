@@ -99,6 +99,9 @@ def test_a_port_in_use_is_named():
         ("host", 2, 0, "host:port"),
         (":80", 2, 0, "host:port"),
         ("host:1", 2, 2, "ids run from 0 to 1"),
+        ("host:99999", 2, 0, "ports run to 65535"),
+        (f"{'h' * 64}.net:80", 2, 0, "host:port"),
+        ("a..b:80", 2, 0, "host:port"),
     ],
 )
 def test_a_place_that_cannot_be_is_refused(address, count, number, named):

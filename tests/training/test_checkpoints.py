@@ -324,3 +324,24 @@ def test_a_file_system_that_allows_no_writing_ends_the_run(small_disk):
             checkpoints.save(2, small_state(2), {})
             checkpoints.wait()
         assert checkpoints.steps() == [1]
+
+
+@pytest.mark.parametrize(
+    ("save", "evaluate", "total", "fine"),
+    [
+        (10, 6, 30, False),
+        (10, 20, 30, True),
+        (0, 20, 30, False),
+        (10, 30, 30, True),
+        (4, 0, 9, True),
+    ],
+)
+def test_a_best_that_is_measured_where_nothing_is_saved_is_refused(save, evaluate, total, fine):
+    policy = CheckpointPolicy(interval_steps=save, keep=1, best_metric="eval/retrieval/val/x")
+    if fine:
+        policy.check_evaluated(interval_steps=evaluate, total_steps=total)
+        return
+    with pytest.raises(InputError, match=rf"every {evaluate} steps .* make the first a multiple"):
+        policy.check_evaluated(interval_steps=evaluate, total_steps=total)
+    by_loss = dataclasses.replace(policy, best_metric="loss")
+    by_loss.check_evaluated(interval_steps=evaluate, total_steps=total)

@@ -278,6 +278,13 @@ def test_shapes_that_do_not_fit_are_refused_unless_skipped(run):
         ({"rename": ("(=>b",)}, "initialise.rename has '\\('"),
         ({"skip": ("[",)}, "initialise.skip has '\\['"),
         ({"rename": ("^=>elsewhere/",)}, "none of the model's arrays"),
+        ({"rename": ("tower=>\\9",)}, "initialise.rename has .*invalid group reference"),
+        ({"rename": ("word_tabel=>x",)}, "rename has 'word_tabel', which matches no array"),
+        (
+            {"skip": ("backbone/inputs/word_tabel",)},
+            r"skip has .*no array \(did you mean 'backbone/inputs/word_table'\?\)",
+        ),
+        ({"rename": ("tower=>x", "tower=>y")}, "rename has 'tower', which matches no array"),
     ],
 )
 def test_what_cannot_be_used_is_said(run, changes, said):

@@ -1,9 +1,13 @@
 """One run in a workdir: other processes, dead ones, and other hosts as their files show them."""
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -143,6 +147,68 @@ def test_of_many_that_come_at_once_one_has_it(tmp_path):
     errors = [process.communicate(b"")[1].decode() for process in processes]
     assert sum(process.returncode == 0 for process in processes) == 1, errors
     assert sum("in use by another run" in error for error in errors) == 3
+
+
+def _refuse_links(*_, **__):
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def test_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    """As exFAT and FUSE refuse them; of two that come at once, one has it."""
+    monkeypatch.setattr(lock.os, "link", _refuse_links)
+    with Lock(tmp_path):
+        with pytest.raises(InputError, match="in use"):
+            Lock(tmp_path).__enter__()
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
+    assert list(tmp_path.iterdir()) == []
+    barrier = threading.Barrier(4)
+
+    def come(number: int) -> bool:
+        held = Lock(tmp_path)
+        barrier.wait()
+        try:
+            held.__enter__()
+        except InputError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(come, range(4))) == 1
+
+
+@pytest.fixture
+def exfat(tmp_path):
+    """A real file system without hard links, by FUSE on a loop device, where root allows that."""
+    image, folder = tmp_path / "image", tmp_path / "exfat"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    if not all(map(shutil.which, ("mkfs.exfat", "mount.exfat-fuse", "losetup"))):
+        pytest.skip("needs exfatprogs and exfat-fuse")
+    subprocess.run(["mkfs.exfat", image], check=True, capture_output=True)
+    device = subprocess.run(
+        ["losetup", "--find", "--show", image], capture_output=True, text=True
+    ).stdout.strip()
+    if not device:
+        pytest.skip("there are no loop devices here")
+    mounted = subprocess.run(["mount.exfat-fuse", device, folder], capture_output=True)
+    if mounted.returncode == 0:
+        yield folder
+        subprocess.run(["umount", folder], check=True)
+    subprocess.run(["losetup", "--detach", device], check=True)
+    if mounted.returncode:
+        pytest.skip("file systems cannot be mounted here")
+
+
+def test_on_exfat(exfat):
+    (exfat / "file").touch()
+    with pytest.raises(PermissionError):
+        os.link(exfat / "file", exfat / "link")
+    run = exfat / "run"
+    run.mkdir()
+    with Lock(run), pytest.raises(InputError, match="in use"):
+        Lock(run).__enter__()
+    assert list(run.iterdir()) == []
 
 
 def test_on_object_storage(tmp_path, monkeypatch):

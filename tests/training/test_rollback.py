@@ -242,7 +242,7 @@ def test_a_checkpoint_from_before_there_were_guards_is_continued(recipe, batches
 
 
 PROGRAM = """
-from oner_jax import configuration, errors, train
+from oner_jax import errors, train
 from oner_jax.training import recipe
 from tests.damage import Breakable, broken
 
@@ -255,7 +255,7 @@ def damaged(*arguments):
 
 
 recipe.Objective, train._batches_from = Breakable, damaged
-errors.run_program(train.main, configuration.check_recipe_argument)
+errors.run_program(train.main)
 """
 
 

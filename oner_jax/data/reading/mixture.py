@@ -22,6 +22,7 @@ from jaxtyping import Int64
 from oner_jax.data.reading import order
 from oner_jax.data.records import Split, open_split
 from oner_jax.errors import InputError
+from oner_jax.files import split_names
 
 # A table of so many entries is made; weights with four digits stay below.
 _LONGEST_CYCLE = 100_000
@@ -152,11 +153,11 @@ def parse(key: str, text: str) -> tuple[list[str], tuple[int, ...] | None]:
     Raises InputError, naming `key` of the config, where `text` is no mixture.
     """
     names, weights = [], []
-    for item in text.split(","):
-        name, separator, weight = item.strip().rpartition("=")
+    for item in split_names(text):
+        name, separator, weight = item.rpartition("=")
         # A directory's name may have an equals sign itself.
         number = _weight(weight) if separator else None
-        names.append(item.strip() if number is None else name.strip())
+        names.append(item if number is None else name.strip())
         weights.append(number)
     twice = [name for name, count in collections.Counter(names).items() if count > 1]
     if twice or not all(names):
