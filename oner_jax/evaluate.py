@@ -40,8 +40,8 @@ def define_flags() -> None:
     path_flags.define_list(
         "datasets",
         [],
-        "Names from config.data.evaluation, benchmarks (public: all of them) or splits; default: all "
-        "of the config's.",
+        "Names from config.data.evaluation, benchmarks (public: all of them) or splits; default: "
+        "all of the config's.",
         Access.GS,
     )
     path_flags.define("data_directory", "data", "Where benchmarks were ingested to.", Access.GS)
@@ -64,8 +64,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "patches_per_side",
         0,
-        f"Grid on which things are localised; 0: {readouts.PATCHES_PER_SIDE}, or the model's own if "
-        "that is finer.",
+        f"Grid on which things are localised; 0: {readouts.PATCHES_PER_SIDE}, or the model's own "
+        "if that is finer.",
         lower_bound=0,
         upper_bound=readouts.MAXIMUM_PATCHES_PER_SIDE,
     )

@@ -39,8 +39,9 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "effort",
         0.0,
-        "The compiler's effort for speed, -1 to 1; training compiles with 0. -1 takes half as long and "
-        "finds the same memory, but keeps less on the chip: its memory traffic is a quarter higher.",
+        "The compiler's effort for speed, -1 to 1; training compiles with 0. -1 takes half as long "
+        "and finds the same memory, but keeps less on the chip: its memory traffic is a quarter "
+        "higher.",
         lower_bound=-1.0,
         upper_bound=1.0,
     )

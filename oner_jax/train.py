@@ -53,8 +53,8 @@ def train(
 ) -> TrainState:
     """Train as `config` says, in `folder`, from its last checkpoint if there is one.
 
-    `verbose` prints every parameter array. Raises Preempted, with a checkpoint, when `stop` asks for
-    it.
+    `verbose` prints every parameter array. Raises Preempted, with a checkpoint, when `stop` asks
+    for it.
     """
     began = time.monotonic()
     # TensorFlow takes seconds to import and only the input needs it.
