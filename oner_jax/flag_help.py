@@ -1,6 +1,7 @@
 """`--help` of the programs: the flags of the program, by group, without those of libraries."""
 
 import contextlib
+import inspect
 import re
 import shutil
 import sys
@@ -46,7 +47,7 @@ def show(main: Callable[..., Any]) -> None:
 
 def describe(main: Callable[..., Any], *, columns: int) -> str:
     """Return the program's docstring and its flags, each with what it takes and its default."""
-    parts = [(sys.modules[main.__module__].__doc__ or "").strip()]
+    parts = [(_globals(main).get("__doc__") or "").strip()]
     by_group: dict[str, list[flags.Flag]] = {}
     for flag in own_flags(main):
         by_group.setdefault(_GROUPS.get(flag.name, _OPTIONS), []).append(flag)
@@ -66,7 +67,7 @@ def own_flags(main: Callable[..., Any]) -> list[flags.Flag]:
     These are the flags of its module and of those modules of ours that it names. Other modules
     are imported by way of these, and the program does not read their flags.
     """
-    own = vars(sys.modules[main.__module__])
+    own = _globals(main)
     named = {
         getattr(value, "__name__" if type(value) is type(sys) else "__module__", None)
         for value in own.values()
@@ -77,6 +78,15 @@ def own_flags(main: Callable[..., Any]) -> list[flags.Flag]:
     by_module = flags.FLAGS.flags_by_module_dict()
     found = {flag.name for name in modules for flag in by_module.get(name, ())}
     return [flags.FLAGS[name] for name in flags.FLAGS if name in found]
+
+
+def _globals(main: Callable[..., Any]) -> dict[str, Any]:
+    """Return the names of the program's module.
+
+    Not those of `sys.modules["__main__"]`: where one program runs another by `runpy`, that is the
+    one that runs it.
+    """
+    return inspect.unwrap(main).__globals__
 
 
 def unused(main: Callable[..., Any]) -> list[str]:

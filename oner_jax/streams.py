@@ -65,7 +65,10 @@ def _replace_streams() -> None:
     for name in ("stdout", "stderr"):
         stream: TextIO | None = getattr(sys, name)
         if stream is None or stream is not getattr(sys, f"__{name}__"):
-            continue  # closed by the user, or in the hands of a test or a notebook
+            # Closed by the user, or in the hands of a test or a notebook.
+            with contextlib.suppress(AttributeError):
+                stream.reconfigure(errors=_ENCODING_ERRORS)  # type: ignore[union-attr]
+            continue
         stream.flush()
         buffered = io.BufferedWriter(_Steadfast(stream.fileno()))  # type: ignore[type-var]
         steadfast = io.TextIOWrapper(

@@ -17,6 +17,7 @@ PROGRAMS = {
         ["--model={run}", "--pictures=8", "--side=48", "--repeats=1"],
         r"embed / encoder \d+\.\d\d\n",
     ),
+    "localisation": (["--model={run}", "--datasets=embedded:val[1%]", "--grids=4"], r"windows"),
     "exact_search": (["--rows=2048", "--width=4", "--queries=8"], r"of the products' rate: \d"),
     "through_the_predictor": (["{run}"], r"text, predicted \d+\.\d"),
     "two_towers_on_cpu": (["--rounds=1", "--steps=1"], r'"oner_jax_speed_over_it": 1\.0'),

@@ -83,7 +83,8 @@ def test_it_prints_a_summary_then_that_it_compiles_and_at_the_end_what_to_type(f
     workdir, said = finished_and_said
     lines = said.splitlines()
     heads = [line.split(" ")[0] for line in lines]
-    assert heads[:4] == ["parameters", "devices", "data", "run"], "and no table of arrays"
+    summary = ["parameters", "devices", "data", "evaluation", "evaluation", "run"]
+    assert heads[: len(summary)] == summary, "and no table of arrays"
     assert heads.index("compiling") + 1 == heads.index("step")
     assert lines[-1] == f"next        python -m oner_jax.evaluate --workdir={workdir}"
 

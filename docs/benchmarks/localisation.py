@@ -44,6 +44,7 @@ def material(run, embedder, split, patches_per_side):
         load_model=lambda: embedder,
         load_momentum=None,
         tokenize=lambda texts: tokenizer.encode(texts, run.config.model.text_tokens),
+        cut=lambda texts: tokenizer.cut(texts, run.config.model.text_tokens),
         templates="names",
         announce=lambda text: lambda done, total: None,
         patches_per_side=patches_per_side,

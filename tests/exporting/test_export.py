@@ -266,7 +266,7 @@ def test_averages_and_momentum_are_what_they_say(run):
     assert_equal_trees(
         momentum.parameters["backbone"], load_run(run, 20, "momentum").parameters["backbone"]
     )
-    assert_equal_trees(momentum.parameters["predictor"], second["predictor"])
+    assert_equal_trees(momentum.parameters["pixel_head"], second["pixel_head"])
 
 
 def test_half_the_bytes_cost_less_than_the_tolerance(run, exported, tmp_path):

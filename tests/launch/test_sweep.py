@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
 from configs.ladder import ARMS
 from launch import sweep as sweep_program
@@ -22,6 +20,7 @@ from oner_jax.errors import InputError
 from oner_jax.evals import sweep_report
 from oner_jax.sweeps import Sweep, Trial
 from oner_jax.training.checkpoints import available_steps
+from tests.data.samples import run_program
 
 ROOT = Path(__file__).parents[2]
 
@@ -132,10 +131,8 @@ def test_running_a_part_leaves_the_rest_in_the_tables(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sweep_program, "run_all", note_runs)
     monkeypatch.setattr(sweep_report, "write", note_report)
-    options = {"sweep": f"{ROOT}/configs/ladder.py:tiny", "only": ["oner"], "seeds": ["7"]}
-    flags.FLAGS(["sweep"], known_only=True)
-    with flagsaver.flagsaver(workdir=str(tmp_path), **options):
-        sweep_program.main([])
+    options = (f"--sweep={ROOT}/configs/ladder.py:tiny", "--only=oner", "--seeds=7")
+    assert run_program(sweep_program, f"--workdir={tmp_path}", *options) == 0
     assert [run.name for run in runs] == ["oner seed 7"]
     assert [trial.name for trial in reported[0].trials] == list(ARMS)
     assert reported[0].seeds == (0, 7)
