@@ -63,7 +63,7 @@ test-beam: ## Run the tests of ingestion under Apache Beam, in an environment of
 	test -x .venv-beam/bin/pytest || { $(PYTHON) -m venv --clear .venv-beam && \
 		.venv-beam/bin/python -m pip install --disable-pip-version-check $(REQUIREMENTS:%=-r %) \
 		-r requirements-dev.txt -r requirements-beam.txt; }
-	.venv-beam/bin/python -m pytest tests/data/test_ingest_beam.py
+	.venv-beam/bin/python -m pytest tests/test_ingest_beam.py
 
 # What jax2onnx needs holds back Orbax, so it has an environment of its own, without the lock.
 .PHONY: test-extras

@@ -1,7 +1,7 @@
 """Fine-tuning a pretrained OneR for retrieval on COCO or Flickr30k.
 
 Use as `--config=configs/finetune.py:SIZE,source=WORKDIR,data=DIR[,option...]`, the size and data as
-in `configs/oner.py`; DIR is what `oner_jax.data.ingest` made of Karpathy's annotations
+in `configs/oner.py`; DIR is what `oner_jax.ingest` made of Karpathy's annotations
 (docs/datasets.md):
 
     python -m oner_jax.train --workdir=runs/flickr \\

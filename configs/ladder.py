@@ -21,9 +21,9 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from configs import clip, oner
+from oner_jax.claims.sweep import Look, Sweep, Trial
 from oner_jax.configuration import nearest, parse_recipe_argument
 from oner_jax.errors import InputError
-from oner_jax.sweeps import Look, Sweep, Trial
 
 TOTAL_STEPS = {"tiny": 4, "epochs11": 2400, "epochs40": 8766}
 # The paper shows the space at epoch 4 and at epoch 40 (docs/method.md, "What the paper finds").

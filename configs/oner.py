@@ -6,7 +6,7 @@ not files. Options:
 
     data=DIR               train on DIR/train and evaluate on DIR/val, validation, dev or test (the
                            first that is there, else a hundredth of DIR/train, held out), by
-                           oner_jax.data.ingest; a folder or gs://...
+                           oner_jax.ingest; a folder or gs://...
     architecture=NAME      one_tower (OneR), one_tower_two_heads, two_towers or two_legs
     terms=itc+xmc          only these terms of the objective; default: OneR's, and in demo XMC too
     long                   demo only: an hour instead of eight minutes on two CPU cores

@@ -3,7 +3,7 @@
     python -m launch.preflight --topology=v5e:8x8 -- \\
         python -m oner_jax.train --config=configs/oner.py:b16 --workdir=DIR
 
-Runs `oner_jax.plan` and `oner_jax.data.check` with the recipe and the overrides of the command,
+Runs `oner_jax.plan` and `oner_jax.check` with the recipe and the overrides of the command,
 which it does not start. Ends with 2 where one of them says no, saying how to start all the same.
 `--checks` chooses: `plan` needs no data and `data` no accelerator, so that a launcher can do the
 first here and the second where the data are. A command that does not train passes.
@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from oner_jax import streams
+from oner_jax.command_line import streams
 from oner_jax.errors import EXIT_BAD_INPUT
 
 CHECKS = ("plan", "data")
@@ -53,7 +53,7 @@ def checks_of(
     programs = {
         # The least effort: it compiles in half the time and finds the same memory.
         "plan": ["oner_jax.plan", *recipe, *place, *slices, "--effort=-1", "--require_fit"],
-        "data": ["oner_jax.data.check", *recipe, *place, *_DATA_SAMPLE],
+        "data": ["oner_jax.check", *recipe, *place, *_DATA_SAMPLE],
     }
     return [[sys.executable, "-m", *programs[name]] for name in wanted]
 

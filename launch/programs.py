@@ -21,9 +21,9 @@ from pathlib import Path
 # Libraries alone: the programs themselves define flags, of which a process can hold one set.
 LIBRARIES = (
     "oner_jax.data.pipeline",
-    "oner_jax.evals.suite",
-    "oner_jax.training.checkpoints",
-    "oner_jax.training.metrics",
+    "oner_jax.evals.engine.suite",
+    "oner_jax.training.checkpointing.checkpoints",
+    "oner_jax.training.monitoring.metrics",
     "oner_jax.training.recipe",
 )
 

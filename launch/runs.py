@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.programs import Programs
+from oner_jax.claims.sweep import Trial
 from oner_jax.files import write_whole
-from oner_jax.sweeps import Trial
 
 LAST_LINES = 5  # of a failed program's log are shown
 

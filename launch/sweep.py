@@ -29,13 +29,14 @@ from tqdm import tqdm
 from launch.jobs import Jobs, NotFinished
 from launch.programs import LIBRARIES
 from launch.runs import Run, RunFailed, Runner
-from oner_jax import path_flags
+from oner_jax.claims import report as sweep_report
+from oner_jax.claims import spread
+from oner_jax.claims.sweep import Sweep
+from oner_jax.command_line import path_flags
+from oner_jax.command_line.recipe_files import explained, load
 from oner_jax.configuration import nearest
 from oner_jax.errors import InputError, run_program
-from oner_jax.evals import spread, sweep_report
 from oner_jax.files import Access
-from oner_jax.recipe_files import explained, load
-from oner_jax.sweeps import Sweep
 
 
 def define_flags() -> None:

@@ -39,12 +39,12 @@ from oner_jax.arguments import AnyArray, OpenFile, ReadyImage
 from oner_jax.data.cores import available_cores
 from oner_jax.data.image_files import file_pixels, open_image
 from oner_jax.data.preprocessing import encoder_pixels, on_white
-from oner_jax.data.text import Tokenizer
+from oner_jax.data.tokenizer import Tokenizer
 from oner_jax.errors import InputError
 from oner_jax.models.embedding import Embedder
 from oner_jax.models.files import named_arrays
 from oner_jax.models.settings import ModelSettings
-from oner_jax.training.checkpoints import WEIGHTS, Run, load_run
+from oner_jax.training.checkpointing.checkpoints import WEIGHTS, Run, load_run
 
 Picture = str | os.PathLike | bytes | OpenFile | Image.Image | AnyArray
 """A path, the content of a file, an open file or an image; arrays (of any library) are uint8
@@ -210,13 +210,14 @@ class Model:
 
         `read_out` is how the map is read, as evaluation does it: by default "windows", parts of
         the picture each embedded as a picture, or "values", "projected" or "backbone" of the
-        patches (`oner_jax.evals.readouts`). The picture is then read as `patches_per_side` squared
+        patches (`oner_jax.evals.inputs.readouts`). The picture is then read as `patches_per_side` squared
         patches, by default 12 a side or the model's own if they are more. `box` is around what is
         hotter than `threshold`, from 0 to 1.
         """
         threshold = _checked_threshold(image, phrase, threshold)
         # Labelling regions takes SciPy, which embedding does without.
-        from oner_jax.evals import localisation, readouts
+        from oner_jax.evals.inputs import readouts
+        from oner_jax.evals.tasks import localisation
 
         with arguments.naming(image, "image"):
             picture = on_white(_image_of(image))

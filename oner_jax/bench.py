@@ -22,14 +22,15 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from oner_jax import configuration, path_flags
+from oner_jax import configuration
+from oner_jax.command_line import path_flags
+from oner_jax.command_line.recipe_files import define_recipe
 from oner_jax.errors import InputError, run_program
 from oner_jax.files import Access
 from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed
 from oner_jax.parallel.chips import Peak
-from oner_jax.recipe_files import define_recipe
-from oner_jax.training.memory import out_of_memory_explained
+from oner_jax.planning.device_memory import out_of_memory_explained
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.step import Metrics, TrainState
 from oner_jax.training.synthetic import synthetic_batch

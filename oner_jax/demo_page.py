@@ -19,11 +19,11 @@ from pathlib import Path
 
 from absl import flags
 
-from oner_jax import path_flags
+from oner_jax.command_line import path_flags
 from oner_jax.data import sources
 from oner_jax.errors import InputError, run_program
 from oner_jax.files import Access
-from oner_jax.indexing import command_line
+from oner_jax.indexing import embedding_flags as command_line
 
 EXAMPLES = "embedded:val"
 
@@ -52,15 +52,15 @@ def main(_: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="oner_jax_page_") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads  # read when Gradio is imported
         try:
-            from oner_jax.showing import interface
+            from oner_jax.page import interface
         except ModuleNotFoundError as error:
             if error.name != "gradio":
                 raise
             raise InputError(
                 'the page needs Gradio: pip install "oner_jax[page]", or -r requirements-page.txt'
             ) from None
-        from oner_jax.showing.collection import open_collection
-        from oner_jax.showing.space_map import make_map
+        from oner_jax.page.collection import open_collection
+        from oner_jax.page.space_map import make_map
 
         model = command_line.chosen_model()
         cache = Path(values.cache)

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from oner_jax import flag_help, streams
+from oner_jax.command_line import flag_help, streams
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -47,7 +47,7 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
 
     def parse(arguments: Sequence[str]) -> list[str]:
         # Imported here because it raises this module's errors.
-        from oner_jax import path_flags
+        from oner_jax.command_line import path_flags
 
         if flag_help.asked_for(arguments):
             flag_help.show(main)
@@ -69,7 +69,7 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
             _exit_bad_input(" ".join(str(error).split()))
 
     def guarded_main(arguments: Sequence[str]) -> None:
-        from oner_jax import path_flags
+        from oner_jax.command_line import path_flags
 
         # Libraries log every stage of every save; --verbosity=0 brings that back.
         if not flags.FLAGS["verbosity"].present:

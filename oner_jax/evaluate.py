@@ -17,14 +17,15 @@ from pathlib import Path
 
 from absl import flags
 
-from oner_jax import path_flags
+from oner_jax.command_line import path_flags
 from oner_jax.errors import InputError, run_program
-from oner_jax.evals import outputs, readouts
-from oner_jax.evals.differences import HEADER, difference_rows
-from oner_jax.evals.evaluation import Request, Results, measure
-from oner_jax.evals.following import follow
-from oner_jax.evals.table import aligned, by_label, text_table
-from oner_jax.evals.tasks import TASK_SETS, TASKS
+from oner_jax.evals.engine.differences import HEADER, difference_rows
+from oner_jax.evals.engine.evaluation import Request, Results, measure
+from oner_jax.evals.engine.following import follow
+from oner_jax.evals.engine.table import aligned, by_label, text_table
+from oner_jax.evals.inputs import readouts
+from oner_jax.evals.report import written_pages as outputs
+from oner_jax.evals.tasks.catalogue import TASK_SETS, TASKS
 from oner_jax.files import Access
 from oner_jax.parallel import distributed
 from oner_jax.training.workdir import command_line

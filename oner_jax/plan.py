@@ -14,12 +14,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from oner_jax import configuration
+from oner_jax.command_line.recipe_files import define_recipe
 from oner_jax.errors import InputError, run_program
 from oner_jax.models.settings import REMAT_POLICIES
 from oner_jax.parallel.chips import GIB
-from oner_jax.parallel.topology import Topology
-from oner_jax.recipe_files import define_recipe
-from oner_jax.training.planning import (
+from oner_jax.planning.plan import (
     SEARCH_STEP,
     Plan,
     Roofline,
@@ -27,6 +26,7 @@ from oner_jax.training.planning import (
     make_plan,
     to_json,
 )
+from oner_jax.planning.topology import Topology
 
 
 def define_flags() -> None:

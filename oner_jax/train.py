@@ -15,27 +15,29 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from oner_jax import configuration, path_flags
-from oner_jax.data.text import Tokenizer
+from oner_jax import configuration
+from oner_jax.command_line import path_flags
+from oner_jax.command_line.recipe_files import define_recipe
+from oner_jax.data.tokenizer import Tokenizer
 from oner_jax.errors import InputError, run_program
 from oner_jax.files import Access
 from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed, preflight
 from oner_jax.parallel.mesh import LocalRows
 from oner_jax.parallel.preemption import StopRequest
-from oner_jax.recipe_files import define_recipe
-from oner_jax.training import identity, memory, workdir
-from oner_jax.training.checkpoint_policy import CheckpointPolicy
-from oner_jax.training.checkpoints import Checkpoints
-from oner_jax.training.damage_log import DamageLog
-from oner_jax.training.goodput import Goodput
+from oner_jax.planning import device_memory as memory
+from oner_jax.training import identity, workdir
+from oner_jax.training.checkpointing.checkpoints import Checkpoints
+from oner_jax.training.checkpointing.policy import CheckpointPolicy
+from oner_jax.training.initial_state import state_at
 from oner_jax.training.loop import Evaluates, Loop
-from oner_jax.training.metrics import MetricsLog
+from oner_jax.training.monitoring.damage_log import DamageLog
+from oner_jax.training.monitoring.goodput import Goodput
+from oner_jax.training.monitoring.metrics import MetricsLog
+from oner_jax.training.monitoring.watchdog import Watchdog
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.rollback import Rollbacks
-from oner_jax.training.start import state_at
 from oner_jax.training.step import TrainState
-from oner_jax.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from oner_jax.data.pipeline import TrainingData
@@ -144,8 +146,8 @@ def _evaluates(recipe: Recipe, folder: epath.Path) -> Evaluates | None:
     """What evaluates the run while it goes on; None where the config does not ask for it."""
     if not recipe.config.evaluation.interval_steps:
         return None
-    from oner_jax.evals.in_loop import InLoop
-    from oner_jax.evals.suite import Origin
+    from oner_jax.evals.engine.in_loop import InLoop
+    from oner_jax.evals.engine.suite import Origin
 
     return InLoop(
         recipe, folder, Origin(workdir.command_line("oner_jax.train"), workdir.revision())

@@ -5,8 +5,8 @@ from pathlib import Path
 import jax
 
 from oner_jax import configuration
-from oner_jax.training.checkpoint_policy import CheckpointPolicy
-from oner_jax.training.checkpoints import Checkpoints
+from oner_jax.training.checkpointing.checkpoints import Checkpoints
+from oner_jax.training.checkpointing.policy import CheckpointPolicy
 from oner_jax.training.step import TrainState
 from tests.data.samples import record, write_split
 from tests.evals.runs import recipe_of, tiny_config

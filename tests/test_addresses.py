@@ -13,14 +13,16 @@ from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
 import oner_jax
-from oner_jax import embed, files, path_flags
-from oner_jax.data import ingest, records, text
+from oner_jax import embed, files, ingest
+from oner_jax.command_line import path_flags
+from oner_jax.command_line.recipe_files import RecipeParser
+from oner_jax.data import records
+from oner_jax.data import tokenizer as text
 from oner_jax.data.ingestion.options import IngestOptions, SourceName
 from oner_jax.data.ingestion.processes import ProcessRunner
 from oner_jax.data.sources import open_source
 from oner_jax.errors import InputError
 from oner_jax.files import Access, usable
-from oner_jax.recipe_files import RecipeParser
 from tests.data.ingestion.fakes import files as files_below
 from tests.data.samples import encoded, picture, run_program
 from tests.data.sources import written

@@ -21,12 +21,12 @@ from PIL import Image
 import oner_jax
 from oner_jax.data.evaluation import evaluation_set
 from oner_jax.errors import InputError
-from oner_jax.evals import localisation
+from oner_jax.evals.tasks import localisation
 from oner_jax.exporting.folder import write_shared
 from oner_jax.exporting.formats import FORMATS
 from oner_jax.exporting.source import open_source
 from oner_jax.models.embedding import Embedder
-from oner_jax.training.checkpoints import load_run
+from oner_jax.training.checkpointing.checkpoints import load_run
 from tests.data.samples import encoded, picture, record
 from tests.runs import PICTURES, write_run
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from oner_jax.evals.evaluation import Request
-from oner_jax.evals.table import by_label
+from oner_jax.evals.engine.evaluation import Request
+from oner_jax.evals.engine.table import by_label
 from oner_jax.evaluate import evaluate
 from tests.test_train import run
 

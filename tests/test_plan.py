@@ -11,8 +11,8 @@ import pytest
 from configs.oner import get_config
 from oner_jax.configuration import resolve_without_data
 from oner_jax.parallel.chips import CHIPS
-from oner_jax.parallel.topology import Topology
-from oner_jax.training import planning
+from oner_jax.planning import plan as planning
+from oner_jax.planning.topology import Topology
 
 ROOT = Path(__file__).parents[1]
 TINY = "configs/oner.py:tiny"

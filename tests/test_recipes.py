@@ -18,7 +18,7 @@ from oner_jax.objectives.batch import TextFormat
 from oner_jax.objectives.terms import TERMS
 from oner_jax.parallel.preemption import StopRequest
 from oner_jax.train import train
-from oner_jax.training.checkpoints import available_steps
+from oner_jax.training.checkpointing.checkpoints import available_steps
 from oner_jax.training.recipe import Recipe
 
 MODULES = {

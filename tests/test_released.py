@@ -9,7 +9,7 @@ import oner_jax
 from oner_jax import embed
 from oner_jax.api import RELEASED
 from oner_jax.data import records
-from oner_jax.evals.captions import caption_gallery
+from oner_jax.evals.inputs.captions import caption_gallery
 from tests.data.samples import encoded, picture, run_program
 
 MAXIMUM_BYTES = 15e6

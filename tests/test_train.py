@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from oner_jax.training.checkpoints import available_steps, load_run
+from oner_jax.training.checkpointing.checkpoints import available_steps, load_run
 from tests.marks import slow
 
 ROOT = Path(__file__).parents[1]
@@ -168,7 +168,7 @@ def test_core_modules_import_no_tensorflow():
     code = (
         "import sys, oner_jax.models.embedding, oner_jax.objectives.objective, "
         "oner_jax.training.step, oner_jax.training.recipe, oner_jax.parallel.mesh, "
-        "oner_jax.data.text, oner_jax.data.reading.order; "
+        "oner_jax.data.tokenizer, oner_jax.data.reading.order; "
         "sys.exit(any(m.split('.')[0] in ('tensorflow', 'tensorflow_datasets', 'clu') "
         "for m in sys.modules))"
     )

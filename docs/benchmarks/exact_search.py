@@ -20,8 +20,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from oner_jax.evals.ranking import Matches, best_ranks
-from oner_jax.evals.search import MAXIMUM_SCORES, best_of
+from oner_jax.evals.metrics.exact_search import MAXIMUM_SCORES, best_of
+from oner_jax.evals.metrics.ranking import Matches, best_ranks
 
 
 def main():

@@ -19,13 +19,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from oner_jax.api import RELEASED
 from oner_jax.data.evaluation import evaluation_set
-from oner_jax.data.text import Tokenizer
-from oner_jax.evals.localisation import development_score, pointing
-from oner_jax.evals.localisation_task import MODEL_FREE, ask
-from oner_jax.evals.material import Material
-from oner_jax.evals.readouts import Phrases
+from oner_jax.data.tokenizer import Tokenizer
+from oner_jax.evals.inputs.readouts import Phrases
+from oner_jax.evals.inputs.task_inputs import Material
+from oner_jax.evals.tasks.localisation import development_score, pointing
+from oner_jax.evals.tasks.localisation_task import MODEL_FREE, ask
 from oner_jax.models.embedding import Embedder
-from oner_jax.training.checkpoints import load_run
+from oner_jax.training.checkpointing.checkpoints import load_run
 
 MODEL = flags.DEFINE_string("model", str(RELEASED), "A run or an export.")
 DATASETS = flags.DEFINE_list("datasets", ["embedded:val", "embedded:new_vendor"], "Splits.")

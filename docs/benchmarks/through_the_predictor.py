@@ -15,12 +15,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from oner_jax.data.evaluation import evaluation_set
-from oner_jax.data.text import Tokenizer
-from oner_jax.evals.features import Corpus
-from oner_jax.evals.retrieval import retrieval
+from oner_jax.data.tokenizer import Tokenizer
+from oner_jax.evals.inputs.features import Corpus
+from oner_jax.evals.tasks.retrieval import retrieval
 from oner_jax.models.embedding import Embedder
 from oner_jax.models.heads import unit
-from oner_jax.training.checkpoints import load_run
+from oner_jax.training.checkpointing.checkpoints import load_run
 
 
 def recalls(workdir):

@@ -9,7 +9,7 @@ from string import Template
 from typing import Any
 
 from oner_jax.errors import InputError
-from oner_jax.parallel.topology import Topology
+from oner_jax.planning.topology import Topology
 
 # What GKE calls a chip in node labels.
 ACCELERATORS = {

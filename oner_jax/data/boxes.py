@@ -23,13 +23,13 @@ from PIL import Image
 
 from oner_jax.data.image_files import open_image
 from oner_jax.data.preprocessing import on_white, squeezed_pixels
-from oner_jax.data.text import is_blank, is_unicode
+from oner_jax.data.tokenizer import is_blank, is_unicode
 from oner_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class PhrasesInPictures:
-    """The queries of such a file, picture by picture (`oner_jax.evals.scenes.BoxedPictures`).
+    """The queries of such a file, picture by picture (`oner_jax.evals.inputs.scenes.BoxedPictures`).
 
     Whole pictures are squeezed into a square of `image_size`, so that no box is cut off; boxes are
     parts of the picture's sides, which that leaves as they are.

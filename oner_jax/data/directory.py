@@ -1,4 +1,4 @@
-"""What of a directory that `oner_jax.data.ingest` made is trained on, and what is evaluated on."""
+"""What of a directory that `oner_jax.ingest` made is trained on, and what is evaluated on."""
 
 from etils import epath
 

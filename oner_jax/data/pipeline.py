@@ -21,7 +21,7 @@ from oner_jax.data.reading.mixture import Mixture, open_mixture, rest_of
 from oner_jax.data.reading.reader import Reader
 from oner_jax.data.reading.streams import Stream
 from oner_jax.data.records import Record
-from oner_jax.data.text import Tokenizer
+from oner_jax.data.tokenizer import Tokenizer
 from oner_jax.errors import InputError
 
 # Rows of global batches by key of the data they come from.

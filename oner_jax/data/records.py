@@ -270,9 +270,9 @@ def _what_is_there_instead(name: str, directory: epath.Path) -> str:
         problem = "no such split; there is" if embedded or exists else "no such directory; there is"
         return f"{problem} " + ", ".join(f"{prefix}{s}" for s in sorted(splits))
     if exists:
-        return f"no {MANIFEST} in it; make one with python -m oner_jax.data.ingest"
+        return f"no {MANIFEST} in it; make one with python -m oner_jax.ingest"
     return (
-        "no such directory; give a directory made by python -m oner_jax.data.ingest, "
+        "no such directory; give a directory made by python -m oner_jax.ingest, "
         f"or {EMBEDDED_PREFIX}train"
     )
 

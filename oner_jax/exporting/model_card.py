@@ -8,9 +8,9 @@ from pathlib import Path
 
 from etils import epath
 
-from oner_jax.evals.suite import Cell
-from oner_jax.evals.table import text_table
-from oner_jax.evals.tasks import TASKS
+from oner_jax.evals.engine.suite import Cell
+from oner_jax.evals.engine.table import text_table
+from oner_jax.evals.tasks.catalogue import TASKS
 from oner_jax.exporting.source import Source
 from oner_jax.models.files import named_arrays
 

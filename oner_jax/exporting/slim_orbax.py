@@ -7,7 +7,7 @@ import numpy as np
 
 from oner_jax.exporting.parity import Encode, by_embedder
 from oner_jax.exporting.source import Source
-from oner_jax.training.exported import ORBAX, read_orbax, write_orbax
+from oner_jax.training.checkpointing.exported import ORBAX, read_orbax, write_orbax
 
 
 def write(source: Source, folder: Path) -> None:

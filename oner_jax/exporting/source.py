@@ -10,13 +10,13 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from oner_jax.data.text import Tokenizer
+from oner_jax.data.tokenizer import Tokenizer
 from oner_jax.errors import InputError
 from oner_jax.models.embedding import Embedder
 from oner_jax.models.files import is_export, read_description
 from oner_jax.models.pretraining import Parameters, PureModel
 from oner_jax.models.settings import ModelSettings
-from oner_jax.training.checkpoints import load_run
+from oner_jax.training.checkpointing.checkpoints import load_run
 
 DTYPES = ("float32", "bfloat16")
 

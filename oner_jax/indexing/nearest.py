@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int64
 
-from oner_jax.evals.search import GROUP, best_on_device
+from oner_jax.evals.metrics.exact_search import GROUP, best_on_device
 
 # Vectors that are on the device at once, and as many of those as may stay there between queries.
 _CHUNK_BYTES = 2**28

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from oner_jax import streams
+from oner_jax.command_line import streams
 from oner_jax.errors import EXIT_FAILED
 
 _POLL_SECONDS = 0.5

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from oner_jax import configuration
 from oner_jax.errors import InputError
 from oner_jax.training import schedule
-from oner_jax.training.checkpoints import available_steps, read_config
+from oner_jax.training.checkpointing.checkpoints import available_steps, read_config
 
 # Keys that may differ when a run is continued: they change how it is computed, not what.
 FREE_KEYS = (

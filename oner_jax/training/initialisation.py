@@ -22,8 +22,8 @@ from oner_jax.models import inputs
 from oner_jax.models.files import is_export
 from oner_jax.models.pretraining import PureModel
 from oner_jax.parallel.mesh import path_name
-from oner_jax.training import items
-from oner_jax.training.checkpoints import DIRECTORY, load_run, resolve_step
+from oner_jax.training.checkpointing import schema as items
+from oner_jax.training.checkpointing.checkpoints import DIRECTORY, load_run, resolve_step
 from oner_jax.training.step import TrainState
 from oner_jax.training.vit_layouts import Arrays, read_vit
 

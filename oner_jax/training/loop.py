@@ -10,20 +10,20 @@ from oner_jax.objectives.batch import Batch
 from oner_jax.parallel.chips import Peak
 from oner_jax.parallel.preemption import StopRequest
 from oner_jax.training import guards
-from oner_jax.training.checkpoint_policy import EVALUATION_PREFIX
-from oner_jax.training.checkpoints import Checkpoints
-from oner_jax.training.damage_log import DamageLog
-from oner_jax.training.goodput import Goodput
-from oner_jax.training.metrics import MetricsLog, Throughput
+from oner_jax.training.checkpointing.checkpoints import Checkpoints
+from oner_jax.training.checkpointing.policy import EVALUATION_PREFIX
+from oner_jax.training.monitoring.damage_log import DamageLog
+from oner_jax.training.monitoring.goodput import Goodput
+from oner_jax.training.monitoring.metrics import MetricsLog, Throughput
+from oner_jax.training.monitoring.watchdog import Watchdog
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.rollback import Rollbacks, Skips, read_skips
 from oner_jax.training.step import Metrics, TrainState
-from oner_jax.training.watchdog import Watchdog
 
 
 @runtime_checkable
 class Evaluates(Protocol):
-    """Measures the state between two steps (`oner_jax.evals.in_loop`)."""
+    """Measures the state between two steps (`oner_jax.evals.engine.in_loop`)."""
 
     def due(self, step: int) -> bool:
         """Whether to measure after `step`."""

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 from oner_jax.errors import Diverged
-from oner_jax.training.checkpoints import Checkpoints
+from oner_jax.training.checkpointing.checkpoints import Checkpoints
 from oner_jax.training.guards import GuardSettings
+from oner_jax.training.initial_state import state_at
 from oner_jax.training.recipe import Recipe
-from oner_jax.training.start import state_at
 from oner_jax.training.step import Metrics, TrainState
 
 

@@ -37,7 +37,7 @@ from oner_jax.parallel.likeness import PACKAGES, version
 from oner_jax.parallel.mesh import path_name
 from oner_jax.parallel.preflight import Preflight
 from oner_jax.training import identity
-from oner_jax.training.lock import LOCK_FILE, Lock, token_in
+from oner_jax.training.checkpointing.lock import LOCK_FILE, Lock, token_in
 from oner_jax.training.storage import orbax_path, writing
 
 # Our choice: contrastive pretraining on small sets is past its best long before.

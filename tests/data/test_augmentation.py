@@ -14,7 +14,7 @@ from oner_jax.data.pipeline import TrainingData, training_batches
 from oner_jax.data.reading.kinds import PAIRS
 from oner_jax.data.reading.mending import Mender
 from oner_jax.data.reading.reader import Reader
-from oner_jax.data.text import Tokenizer
+from oner_jax.data.tokenizer import Tokenizer
 from tests.data.samples import picture, record, write_split
 
 NUMBER, BATCH, SIZE, SEED = 23, 8, 24, 1

@@ -12,7 +12,7 @@ from oner_jax.data.reading.kinds import PAIRS
 from oner_jax.data.reading.mending import Mender
 from oner_jax.data.reading.reader import Reader
 from oner_jax.data.records import open_split
-from oner_jax.data.text import Tokenizer, caption_hash
+from oner_jax.data.tokenizer import Tokenizer, caption_hash
 from oner_jax.errors import InputError
 from tests.data.samples import record, write_split
 

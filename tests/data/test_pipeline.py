@@ -15,7 +15,7 @@ from oner_jax.data.options import DataOptions
 from oner_jax.data.pipeline import training_batches
 from oner_jax.data.reading import order
 from oner_jax.data.records import Record
-from oner_jax.data.text import Tokenizer, caption_hash
+from oner_jax.data.tokenizer import Tokenizer, caption_hash
 from oner_jax.errors import InputError
 from tests.data.samples import encoded, on_white, record, write_split
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from oner_jax.evals.suite import Dataset, Subject
+from oner_jax.evals.engine.suite import Dataset, Subject
 
 LONGEST = 60  # characters that count as read
 

@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 
 from configs.oner import get_config
 from oner_jax import configuration
-from oner_jax.data.text import Tokenizer
+from oner_jax.data.tokenizer import Tokenizer
 from oner_jax.objectives.batch import TextFormat
-from oner_jax.training.checkpoint_policy import CheckpointPolicy
-from oner_jax.training.checkpoints import Checkpoints
+from oner_jax.training.checkpointing.checkpoints import Checkpoints
+from oner_jax.training.checkpointing.policy import CheckpointPolicy
 from oner_jax.training.recipe import Recipe
 from tests.data.samples import record, write_split
 

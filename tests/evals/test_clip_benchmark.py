@@ -12,7 +12,7 @@ from oner_jax.data.evaluation import evaluation_set
 from oner_jax.data.image_files import open_image
 from oner_jax.data.records import Record
 from oner_jax.models.embedding import Embedder
-from oner_jax.training.checkpoints import load_run
+from oner_jax.training.checkpointing.checkpoints import load_run
 from tests.data.samples import encoded, picture
 from tests.evals.runs import tiny_run
 

@@ -10,13 +10,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from oner_jax.evals.captions import caption_gallery
-from oner_jax.evals.labelled import SharedClasses
-from oner_jax.evals.neighbours import few_shot_hits, votes
-from oner_jax.evals.probe import choose_strength, fit, probe
-from oner_jax.evals.ranking import unit_vectors
-from oner_jax.evals.retrieval import retrieval
-from oner_jax.evals.zeroshot import zeroshot
+from oner_jax.evals.inputs.captions import caption_gallery
+from oner_jax.evals.inputs.labelled_splits import SharedClasses
+from oner_jax.evals.metrics.ranking import unit_vectors
+from oner_jax.evals.tasks.neighbours import few_shot_hits, votes
+from oner_jax.evals.tasks.probe import choose_strength, fit, probe
+from oner_jax.evals.tasks.retrieval import retrieval
+from oner_jax.evals.tasks.zeroshot import zeroshot
 
 CAPTIONS = 5
 

@@ -16,10 +16,10 @@ from etils import epath
 from PIL import Image
 
 from oner_jax import export
-from oner_jax.data.text import Tokenizer
+from oner_jax.data.tokenizer import Tokenizer
 from oner_jax.errors import InputError
-from oner_jax.evals.evaluation import Request, measure
-from oner_jax.evals.table import by_label
+from oner_jax.evals.engine.evaluation import Request, measure
+from oner_jax.evals.engine.table import by_label
 from oner_jax.exporting import parity
 from oner_jax.exporting.folder import whole_folder, write_shared
 from oner_jax.exporting.formats import FORMATS
@@ -27,8 +27,8 @@ from oner_jax.exporting.model_card import model_card
 from oner_jax.exporting.source import Source, open_source
 from oner_jax.models.files import named_arrays, parameters_from
 from oner_jax.models.pretraining import PureModel
-from oner_jax.training import items
-from oner_jax.training.checkpoints import available_steps, load_run
+from oner_jax.training.checkpointing import schema as items
+from oner_jax.training.checkpointing.checkpoints import available_steps, load_run
 from oner_jax.training.initialisation import find_weights
 from tests import small
 from tests.data.samples import picture, run_program

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from launch.gke.manifest import Job, escaped, render
 from oner_jax.errors import InputError
-from oner_jax.parallel.topology import Topology
+from oner_jax.planning.topology import Topology
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [

@@ -10,7 +10,7 @@ from pathlib import Path
 from launch.jobs import job_name
 from launch.runs import Run
 from launch.sweep import run_all
-from oner_jax.sweeps import Trial
+from oner_jax.claims.sweep import Trial
 
 ROOT = Path(__file__).parents[2]
 

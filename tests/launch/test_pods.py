@@ -11,11 +11,11 @@ import pytest
 
 from configs.pods import LINEAR_BATCH_SIZE, PODS, get_config
 from oner_jax.parallel.chips import GIB
-from oner_jax.parallel.topology import Topology
+from oner_jax.planning.topology import Topology
 
 ROOT = Path(__file__).parents[2]
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
-# What the table assumes at most, as oner_jax.data.check does.
+# What the table assumes at most, as oner_jax.check does.
 MFU = 0.5
 # Pairs: 40 epochs of CC3M, 40 of the paper's "4M" pictures, LAION-400M once.
 RUNS = (40 * 3.3e6, 40 * 4.0e6, 407e6)

@@ -16,10 +16,10 @@ from configs.ladder import ARMS
 from launch import sweep as sweep_program
 from launch.runs import Run
 from launch.sweep import load_sweep, plan, run_all
+from oner_jax.claims import report as sweep_report
+from oner_jax.claims.sweep import Sweep, Trial
 from oner_jax.errors import InputError
-from oner_jax.evals import sweep_report
-from oner_jax.sweeps import Sweep, Trial
-from oner_jax.training.checkpoints import available_steps
+from oner_jax.training.checkpointing.checkpoints import available_steps
 from tests.data.samples import run_program
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oner_jax.data.text import Tokenizer, caption_hash
+from oner_jax.data.tokenizer import Tokenizer, caption_hash
 from oner_jax.models.pretraining import PureModel
 from oner_jax.models.views import VIEWS
 from oner_jax.objectives import mosaics

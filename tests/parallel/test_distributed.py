@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from oner_jax.training.checkpoints import available_steps, load_run
+from oner_jax.training.checkpointing.checkpoints import available_steps, load_run
 from tests.marks import slow
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,7 @@ from configs.oner import get_config
 from oner_jax import configuration
 from oner_jax.data import pipeline
 from oner_jax.errors import EXIT_BAD_INPUT
-from oner_jax.training import checkpoints
+from oner_jax.training.checkpointing import checkpoints
 from oner_jax.training.recipe import Recipe
 
 NUMBERS = ("-1", "0", "1", "2", "3", "7", "1000000007", "0.5", "1e-30", "1e30", "nan", "inf")

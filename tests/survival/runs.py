@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from launch.programs import Programs
-from oner_jax.training.checkpoints import DIRECTORY, available_steps, load_run
+from oner_jax.training.checkpointing.checkpoints import DIRECTORY, available_steps, load_run
 
 TINY = (
     *("--config=configs/oner.py:tiny", "--config.batch_size=16", "--config.log_interval_steps=1"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oner_jax.training.checkpoints import available_steps
+from oner_jax.training.checkpointing.checkpoints import available_steps
 from tests.survival.runs import (
     Runs,
     assert_identical,

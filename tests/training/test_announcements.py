@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from oner_jax.training import workdir
-from oner_jax.training.metrics import MetricsLog, fitted
+from oner_jax.training.monitoring.metrics import MetricsLog, fitted
 
 LOSSES = {"loss": 14.2, **{f"loss/{term}": 1.5 for term in ("itc", "cmc", "mim", "mlm", "mmm")}}
 METRICS = {**LOSSES, "pairs_per_sec": 1234.0, "mfu": 0.41}

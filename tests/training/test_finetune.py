@@ -6,7 +6,7 @@ import pytest
 
 from configs import finetune, oner
 from oner_jax.errors import InputError
-from oner_jax.training.checkpoints import resolve_step
+from oner_jax.training.checkpointing.checkpoints import resolve_step
 from tests.test_train import run
 
 

@@ -15,9 +15,9 @@ from oner_jax.errors import InputError
 from oner_jax.models.inputs import normalize_pixels
 from oner_jax.models.pretraining import PureModel
 from oner_jax.models.views import VIEWS, PairInputs
-from oner_jax.training import items
-from oner_jax.training.checkpoint_policy import CheckpointPolicy
-from oner_jax.training.checkpoints import Checkpoints
+from oner_jax.training.checkpointing import schema as items
+from oner_jax.training.checkpointing.checkpoints import Checkpoints
+from oner_jax.training.checkpointing.policy import CheckpointPolicy
 from oner_jax.training.guards import init_guard
 from oner_jax.training.initialisation import find_weights, initialise, resample_positions
 from oner_jax.training.step import TrainState

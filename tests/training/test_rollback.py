@@ -17,17 +17,17 @@ from oner_jax.errors import EXIT_FAILED, Diverged, Preempted, report
 from oner_jax.objectives.batch import TextFormat
 from oner_jax.parallel.mesh import make_mesh
 from oner_jax.parallel.preemption import StopRequest
-from oner_jax.training.checkpoint_policy import CheckpointPolicy
-from oner_jax.training.checkpoints import Checkpoints, available_steps
-from oner_jax.training.damage_log import DamageLog
-from oner_jax.training.goodput import Goodput
+from oner_jax.training.checkpointing.checkpoints import Checkpoints, available_steps
+from oner_jax.training.checkpointing.policy import CheckpointPolicy
+from oner_jax.training.initial_state import state_at
 from oner_jax.training.loop import Loop
-from oner_jax.training.metrics import MetricsLog
+from oner_jax.training.monitoring.damage_log import DamageLog
+from oner_jax.training.monitoring.goodput import Goodput
+from oner_jax.training.monitoring.metrics import MetricsLog
+from oner_jax.training.monitoring.watchdog import Watchdog
 from oner_jax.training.recipe import Recipe
 from oner_jax.training.rollback import Rollbacks
-from oner_jax.training.start import state_at
 from oner_jax.training.synthetic import synthetic_batch
-from oner_jax.training.watchdog import Watchdog
 from tests.damage import Breakable, broken, spiking
 from tests.marks import slow
 

@@ -1,1 +1,1 @@
-"""What `python -m oner_jax.data.check` finds out about a recipe's data."""
+"""What `python -m oner_jax.check` finds out about a recipe's data."""

@@ -10,8 +10,8 @@ from oner_jax.data.cores import available_cores
 from oner_jax.data.options import DataOptions
 from oner_jax.data.timing.delivery import Delivery
 from oner_jax.errors import InputError
-from oner_jax.parallel.topology import Topology
-from oner_jax.training.planning import pairs_per_second
+from oner_jax.planning.plan import pairs_per_second
+from oner_jax.planning.topology import Topology
 
 # Timed in batches of a host's share, but of at most so many pairs: more only take memory.
 _MAXIMUM_ROWS = 256

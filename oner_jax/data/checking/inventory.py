@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from oner_jax.data.reading.kinds import KINDS, Kind
 from oner_jax.data.reading.mixture import parse
 from oner_jax.data.records import Split, open_split
-from oner_jax.data.text import Tokenizer
+from oner_jax.data.tokenizer import Tokenizer
 from oner_jax.errors import InputError
 
 _HASH_CHARACTERS = 12

@@ -11,5 +11,5 @@
     processes    work on all cores of this machine
     report       what the user is told at the end
 
-`oner_jax.data.ingest` does it on this machine, `oner_jax.data.ingest_beam` on many.
+`oner_jax.ingest` does it on this machine, `oner_jax.ingest_beam` on many.
 """

@@ -16,7 +16,7 @@ from oner_jax.data.image_files import UnfitImage
 from oner_jax.data.ingestion.options import ConversionOptions, Filters
 from oner_jax.data.records import RECORD_FEATURES, Record
 from oner_jax.data.sources import Dropped, RawExample, Reason
-from oner_jax.data.text import is_blank, is_unicode
+from oner_jax.data.tokenizer import is_blank, is_unicode
 from oner_jax.errors import first_line
 
 DIGEST_BYTES = 16  # two different files have the same with probability 2^-128

@@ -22,7 +22,7 @@ from oner_jax.data.ingestion.options import ConversionOptions
 from oner_jax.data.ingestion.staging import Staging
 from oner_jax.data.records import Record
 from oner_jax.data.sources import Dropped, Part, RawExample, Unread, entries_of
-from oner_jax.data.text import caption_hash
+from oner_jax.data.tokenizer import caption_hash
 from oner_jax.errors import InputError
 
 _OPEN_FILES = 32

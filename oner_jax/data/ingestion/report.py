@@ -53,7 +53,7 @@ def summary(output: epath.Path) -> Iterator[str]:
         yield f"{several:,} captions have several lines; with --lines=captions each is a caption"
     if {decisions.TRAIN, decisions.VALIDATION} <= manifests.keys():
         recipe = shlex.quote(f"--config=configs/oner.py:demo,data={output}")
-        yield f"next: python -m oner_jax.data.check {recipe}"
+        yield f"next: python -m oner_jax.check {recipe}"
 
 
 def reasons(staging: Staging, number_of_parts: int) -> str:

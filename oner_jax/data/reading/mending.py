@@ -17,7 +17,7 @@ from oner_jax.data.reading.decoding import as_strings, decoder, features_of
 from oner_jax.data.reading.kinds import Kind
 from oner_jax.data.reading.reader import Reader, Varied
 from oner_jax.data.records import Record
-from oner_jax.data.text import concept_hash
+from oner_jax.data.tokenizer import concept_hash
 from oner_jax.errors import InputError
 
 # With half of all records damaged, one in 10^30 examples would not be replaced.

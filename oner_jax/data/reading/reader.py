@@ -12,7 +12,7 @@ from oner_jax.data.options import DataOptions
 from oner_jax.data.reading import order
 from oner_jax.data.reading.damage import UNREADABLE, DamagedRecord
 from oner_jax.data.reading.mixture import Mixture
-from oner_jax.data.text import Tokenizer, caption_hash
+from oner_jax.data.tokenizer import Tokenizer, caption_hash
 
 # Uniform numbers per training position: caption, mirror, and four for the crop.
 _DRAWS = 6

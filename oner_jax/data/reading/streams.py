@@ -30,7 +30,7 @@ from oner_jax.data.reading.kinds import Kind
 from oner_jax.data.reading.mending import Mender
 from oner_jax.data.reading.reader import Reader, Serialised
 from oner_jax.data.records import Record
-from oner_jax.data.text import concept_hash
+from oner_jax.data.tokenizer import concept_hash
 
 Arrays = dict[str, np.ndarray]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from oner_jax.data.sources import files
-from oner_jax.data.text import normalised_caption
+from oner_jax.data.tokenizer import normalised_caption
 from oner_jax.errors import InputError
 
 Names = tuple[str, ...]

@@ -17,7 +17,7 @@ from oner_jax.data import image_formats
 from oner_jax.data.records import RECORD_FEATURES
 from oner_jax.data.sources.files import read_file
 from oner_jax.data.sources.raw import Dropped, RawExample, Reason
-from oner_jax.data.text import is_blank
+from oner_jax.data.tokenizer import is_blank
 from oner_jax.errors import InputError
 from oner_jax.files import is_remote
 

@@ -30,10 +30,10 @@ from oner_jax.data.cores import available_cores
 from oner_jax.data.host_tensorflow import tf
 from oner_jax.data.options import DataOptions
 from oner_jax.data.progress import Progress
-from oner_jax.data.text import EMBEDDED
 from oner_jax.data.timing import photos, webdataset_peer
 from oner_jax.data.timing.delivery import Delivery, resident_bytes
 from oner_jax.data.timing.stopwatch import Spent, Stopwatch
+from oner_jax.data.tokenizer import EMBEDDED
 
 HEIGHT, WIDTH = 480, 640
 OURS = "oner_jax"

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from oner_jax.data.text import EMBEDDED, Tokenizer
 from oner_jax.data.timing.stopwatch import Spent, Stopwatch
+from oner_jax.data.tokenizer import EMBEDDED, Tokenizer
 
 _LOG_ASPECTS = (math.log(3 / 4), math.log(4 / 3))
 _ATTEMPTS = 10

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from oner_jax.data import ingest
+from oner_jax import ingest
 from oner_jax.data.ingestion.options import IngestOptions, SourceName
 from oner_jax.data.ingestion.processes import ProcessRunner
 from oner_jax.data.sources import Dropped, RawExample

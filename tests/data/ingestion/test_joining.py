@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from oner_jax.data import ingest, records
+from oner_jax import ingest
+from oner_jax.data import records
 from oner_jax.data.host_tensorflow import tf
 from tests.data.ingestion.fakes import example, in_parts, make
 from tests.data.samples import encoded, picture, run_program

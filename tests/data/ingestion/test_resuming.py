@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from oner_jax.data import ingest
+from oner_jax import ingest
 from oner_jax.data.image_files import ImageOptions
 from oner_jax.data.ingestion import processes
 from oner_jax.data.ingestion.options import ConversionOptions, IngestOptions

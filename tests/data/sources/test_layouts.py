@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from oner_jax.data import ingest, records
+from oner_jax import ingest
+from oner_jax.data import records
 from oner_jax.data.sources import Options, open_source, recognised_format
 from oner_jax.data.sources.layout import split_of
 from oner_jax.errors import InputError

@@ -12,7 +12,7 @@ from oner_jax.data.ingestion.options import ConversionOptions
 from oner_jax.data.sources import Dropped, Options, Reason, Unread, entries_of, open_source
 from oner_jax.data.sources.fields import FieldNames, example_of
 from oner_jax.data.sources.raw import RawExample
-from oner_jax.data.text import is_blank
+from oner_jax.data.tokenizer import is_blank
 from oner_jax.errors import InputError
 from tests.data.samples import encoded, picture
 from tests.data.sources.test_tar_members import archive

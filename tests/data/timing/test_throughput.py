@@ -12,9 +12,9 @@ from PIL import Image
 
 from oner_jax.data import images, records
 from oner_jax.data.host_tensorflow import tf
-from oner_jax.data.text import Tokenizer
 from oner_jax.data.timing import delivery, throughput, webdataset_peer
 from oner_jax.data.timing.throughput import InputShape, Material
+from oner_jax.data.tokenizer import Tokenizer
 
 SHAPE = InputShape(image_size=32, text_tokens=12, crop_min_fraction=1.0, batch_size=4)
 

@@ -1,0 +1,1 @@
+"""The paper's claims, judged over the runs and seeds of a sweep."""

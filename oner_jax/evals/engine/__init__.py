@@ -1,0 +1,1 @@
+"""Checkpoints x datasets x tasks: what is computed, kept, compared and tabulated."""

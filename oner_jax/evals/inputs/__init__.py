@@ -1,0 +1,1 @@
+"""What tasks work on: captions, prompts, scenes, corruptions, features and heat maps."""

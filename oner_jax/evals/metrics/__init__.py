@@ -1,0 +1,1 @@
+"""How it is measured: numbers with intervals, ranking, exact search, classification."""

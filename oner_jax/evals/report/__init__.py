@@ -1,0 +1,1 @@
+"""The pages with figures that an evaluation writes."""

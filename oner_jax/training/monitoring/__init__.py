@@ -1,0 +1,1 @@
+"""What a run reports about itself while it trains, and what ends it when it hangs."""
