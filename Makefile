@@ -73,7 +73,7 @@ test-extras: ## Run the tests of ONNX, FAISS and the page, in an environment of 
 		-r requirements-dev.txt -r requirements-onnx.txt -r requirements-search.txt \
 		-r requirements-page.txt -r requirements-page-dev.txt; }
 	.venv-extras/bin/python -m pytest tests/exporting tests/indexing -k "onnx or faiss"
-	.venv-extras/bin/python -m pytest tests/showing -m ""
+	.venv-extras/bin/python -m pytest tests/page -m ""
 
 .PHONY: lint
 lint: $(INSTALLED_DEV) ## Check style, formatting, types and, to be told of, vulnerabilities

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.runs import Run, RunFailed, note
-from oner_jax.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED
+from oner_jax.command_line.program import EXIT_BAD_INPUT, EXIT_PREEMPTED
 
 # Beside a run's folder: its commands and the launcher that was given them; and that they failed.
 JOB, FAILED = ".job.json", ".job.failed"

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from oner_jax.command_line import streams
-from oner_jax.errors import EXIT_BAD_INPUT
+from oner_jax.command_line.program import EXIT_BAD_INPUT
 
 CHECKS = ("plan", "data")
 TRAINING = "oner_jax.train"

@@ -33,9 +33,10 @@ from oner_jax.claims import report as sweep_report
 from oner_jax.claims import spread
 from oner_jax.claims.sweep import Sweep
 from oner_jax.command_line import path_flags
+from oner_jax.command_line.program import run_program
 from oner_jax.command_line.recipe_files import explained, load
 from oner_jax.configuration import nearest
-from oner_jax.errors import InputError, run_program
+from oner_jax.errors import InputError
 from oner_jax.files import Access
 
 

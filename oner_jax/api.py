@@ -210,9 +210,9 @@ class Model:
 
         `read_out` is how the map is read, as evaluation does it: by default "windows", parts of
         the picture each embedded as a picture, or "values", "projected" or "backbone" of the
-        patches (`oner_jax.evals.inputs.readouts`). The picture is then read as `patches_per_side` squared
-        patches, by default 12 a side or the model's own if they are more. `box` is around what is
-        hotter than `threshold`, from 0 to 1.
+        patches (`oner_jax.evals.inputs.readouts`). The picture is then read as `patches_per_side`
+        squared patches, by default 12 a side or the model's own if they are more. `box` is around
+        what is hotter than `threshold`, from 0 to 1.
         """
         threshold = _checked_threshold(image, phrase, threshold)
         # Labelling regions takes SciPy, which embedding does without.

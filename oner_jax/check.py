@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from oner_jax import configuration
 from oner_jax.command_line import path_flags
+from oner_jax.command_line.program import run_program
 from oner_jax.command_line.recipe_files import define_recipe
 from oner_jax.data.checking import delivery_rate, drawings
 from oner_jax.data.checking.delivery_rate import Need
@@ -30,7 +31,7 @@ from oner_jax.data.checking.inventory import Inventory
 from oner_jax.data.checking.sample import Sample, length_line
 from oner_jax.data.options import DataOptions
 from oner_jax.data.pipeline import TrainingData
-from oner_jax.errors import InputError, run_program
+from oner_jax.errors import InputError
 from oner_jax.files import Access
 from oner_jax.planning.topology import Topology
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from absl import flags
 
 from oner_jax.command_line import path_flags
+from oner_jax.command_line.program import run_program
 from oner_jax.data import sources
-from oner_jax.errors import InputError, run_program
+from oner_jax.errors import InputError
 from oner_jax.files import Access
 from oner_jax.indexing import embedding_flags as command_line
 

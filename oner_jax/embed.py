@@ -17,8 +17,8 @@ from pathlib import Path
 from absl import flags
 
 from oner_jax.command_line import path_flags
+from oner_jax.command_line.program import run_program
 from oner_jax.command_line.required_flags import required
-from oner_jax.errors import run_program
 from oner_jax.files import Access
 from oner_jax.indexing import embedding_flags as command_line
 from oner_jax.indexing.index import is_index

@@ -18,7 +18,8 @@ from pathlib import Path
 from absl import flags
 
 from oner_jax.command_line import path_flags
-from oner_jax.errors import InputError, run_program
+from oner_jax.command_line.program import run_program
+from oner_jax.errors import InputError
 from oner_jax.evals.engine.differences import HEADER, difference_rows
 from oner_jax.evals.engine.evaluation import Request, Results, measure
 from oner_jax.evals.engine.following import follow

@@ -13,8 +13,9 @@ from absl import flags
 
 from oner_jax import configuration
 from oner_jax.command_line import path_flags
+from oner_jax.command_line.program import run_program
 from oner_jax.command_line.required_flags import required
-from oner_jax.errors import InputError, run_program
+from oner_jax.errors import InputError
 from oner_jax.exporting import parity
 from oner_jax.exporting.folder import whole_folder, write_account, write_shared
 from oner_jax.exporting.formats import FORMATS

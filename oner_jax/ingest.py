@@ -24,6 +24,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from absl import flags
 from etils import epath
 
+from oner_jax.command_line.program import run_program
 from oner_jax.data import records
 from oner_jax.data import tokenizer as text
 from oner_jax.data.ingestion import decisions, part_files, report, writing
@@ -33,7 +34,7 @@ from oner_jax.data.ingestion.processes import ProcessRunner
 from oner_jax.data.ingestion.staging import Staging
 from oner_jax.data.progress import Progress
 from oner_jax.data.sources import Part
-from oner_jax.errors import InputError, Preempted, run_program
+from oner_jax.errors import InputError, Preempted
 
 TOKENIZER_FILE = "tokenizer.model"
 

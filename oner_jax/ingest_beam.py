@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, TypeVar
 from absl import flags
 from etils import epath
 
+from oner_jax.command_line.program import run_program
 from oner_jax.data.ingestion import ingest_flags as command_line
 from oner_jax.data.ingestion import report
 from oner_jax.data.ingestion.staging import Staging
-from oner_jax.errors import InputError, run_program
+from oner_jax.errors import InputError
 from oner_jax.ingest import write_dataset
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from oner_jax import configuration
+from oner_jax.command_line.program import run_program
 from oner_jax.command_line.recipe_files import define_recipe
-from oner_jax.errors import InputError, run_program
+from oner_jax.errors import InputError
 from oner_jax.models.settings import REMAT_POLICIES
 from oner_jax.parallel.chips import GIB
 from oner_jax.planning.plan import (

@@ -22,9 +22,10 @@ from jaxtyping import Float32
 
 from oner_jax.api import Model, TruncatedTexts
 from oner_jax.command_line import path_flags
+from oner_jax.command_line.program import run_program
 from oner_jax.command_line.required_flags import required
 from oner_jax.data.tokenizer import is_blank
-from oner_jax.errors import InputError, run_program
+from oner_jax.errors import InputError
 from oner_jax.files import Access, is_remote
 from oner_jax.indexing import embedding_flags as command_line
 from oner_jax.indexing.index import ENGINES, Hit, Index

@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 
 from oner_jax import configuration
 from oner_jax.command_line import path_flags
+from oner_jax.command_line.program import run_program
 from oner_jax.command_line.recipe_files import define_recipe
 from oner_jax.data.tokenizer import Tokenizer
-from oner_jax.errors import InputError, run_program
+from oner_jax.errors import InputError
 from oner_jax.files import Access
 from oner_jax.objectives.batch import Batch, TextFormat
 from oner_jax.parallel import distributed, preflight

@@ -21,7 +21,7 @@ from PIL import Image
 import oner_jax
 from oner_jax.data.evaluation import evaluation_set
 from oner_jax.errors import InputError
-from oner_jax.evals.tasks import localisation
+from oner_jax.evals.inputs import readouts
 from oner_jax.exporting.folder import write_shared
 from oner_jax.exporting.formats import FORMATS
 from oner_jax.exporting.source import open_source
@@ -136,7 +136,7 @@ def test_localisation_is_that_of_evaluation(model, run):
     squeezed = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.LANCZOS))
     loaded = load_run(run)
     evaluation = Embedder(loaded.model, loaded.parameters, batch_size=8)
-    maps = localisation.heat_maps(
+    maps = readouts.heat_maps(
         evaluation(text=model.token_ids(["a red bicycle"])).projected,
         evaluation.patches(squeezed[None]).projected,
     )

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import oner_jax
-from oner_jax import errors, ingest
+from oner_jax import ingest
+from oner_jax.command_line import program as program_ends
 from oner_jax.data import records, sources
 from oner_jax.data.image_files import ImageOptions
 from oner_jax.data.ingestion.options import ConversionOptions, IngestOptions, SourceName
@@ -19,6 +20,7 @@ from oner_jax.data.options import DataOptions
 from oner_jax.data.pipeline import training_batches
 from oner_jax.data.sources import Reason
 from oner_jax.data.tokenizer import Tokenizer
+from oner_jax.errors import InputError
 from tests.data.ingestion.fakes import example, files, in_parts, make
 from tests.data.samples import encoded, picture, run_program, write_jsonl
 from tests.data.sources import written
@@ -109,7 +111,7 @@ def test_equal_captions_stay_on_one_side(tmp_path):
 
 def test_few_examples_still_have_a_validation_split(tmp_path):
     assert ingest_rows(tmp_path, ROWS, validation_fraction=1e-6) == {"train": 11, "val": 1}
-    with pytest.raises(errors.InputError, match="no training examples"):
+    with pytest.raises(InputError, match="no training examples"):
         ingest_rows(tmp_path / "alike", [ROWS[0], ROWS[0] | {"image": "images/1.png"}])
 
 
@@ -390,7 +392,7 @@ def test_an_interrupted_ingest_continues(tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
 
         patch.setattr(ingest, "write_shards", interrupt)
-        assert run_program(ingest, *arguments) == errors.EXIT_PREEMPTED
+        assert run_program(ingest, *arguments) == program_ends.EXIT_PREEMPTED
     assert "the same command continues" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert run_program(ingest, *arguments) == 0

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 
 from launch.gke.manifest import Job, render
 from oner_jax.command_line import streams
-from oner_jax.errors import EXIT_BAD_INPUT, EXIT_FAILED, InputError
+from oner_jax.command_line.program import EXIT_BAD_INPUT, EXIT_FAILED
+from oner_jax.errors import InputError
 from oner_jax.planning.topology import Topology
 
 # XPK and Cloud TPU name slices by chips or by TensorCores.

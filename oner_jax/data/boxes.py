@@ -29,7 +29,7 @@ from oner_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class PhrasesInPictures:
-    """The queries of such a file, picture by picture (`oner_jax.evals.inputs.scenes.BoxedPictures`).
+    """The queries of such a file, picture by picture, as `evals.inputs.scenes.BoxedPictures`.
 
     Whole pictures are squeezed into a square of `image_size`, so that no box is cut off; boxes are
     parts of the picture's sides, which that leaves as they are.

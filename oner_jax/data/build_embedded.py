@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from etils import epath
 
 from oner_jax.command_line import path_flags
+from oner_jax.command_line.program import run_program
 from oner_jax.command_line.required_flags import required
 from oner_jax.data.image_files import ImageOptions
 from oner_jax.data.ingestion import report
 from oner_jax.data.ingestion.options import ConversionOptions, IngestOptions, SourceName
 from oner_jax.data.ingestion.processes import ProcessRunner
 from oner_jax.data.sources import ChangedPart, RawExample, open_source
-from oner_jax.errors import run_program
 from oner_jax.files import Access
 from oner_jax.ingest import write_dataset
 

@@ -32,8 +32,9 @@ from absl import flags
 from jaxtyping import Bool, Int32, UInt32
 
 from oner_jax.command_line import path_flags
+from oner_jax.command_line.program import run_program
 from oner_jax.command_line.required_flags import required
-from oner_jax.errors import InputError, run_program
+from oner_jax.errors import InputError
 from oner_jax.files import Access, read_bytes, write_whole
 
 EMBEDDED = "embedded"

@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from oner_jax.command_line import flag_help
+from oner_jax.command_line.program import report
 from oner_jax.data.preprocessing import encoder_pixels
 from oner_jax.data.tokenizer import Tokenizer
-from oner_jax.errors import InputError, report
+from oner_jax.errors import InputError
 from oner_jax.models.embedding import Embedder
 from oner_jax.training.checkpointing.checkpoints import load_run
 

@@ -22,7 +22,8 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from oner_jax.command_line import flag_help, streams
-from oner_jax.errors import ClusterError, InputError, Preempted, report
+from oner_jax.command_line.program import report
+from oner_jax.errors import ClusterError, InputError, Preempted
 from oner_jax.parallel.accelerators import PLATFORMS, use_platform
 from oner_jax.parallel.lifelines import Lifelines
 from oner_jax.parallel.likeness import facts

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from oner_jax.command_line import streams
-from oner_jax.errors import EXIT_FAILED
+from oner_jax.command_line.program import EXIT_FAILED
 
 _POLL_SECONDS = 0.5
 _RECEIVE_BYTES = 1 << 16

@@ -30,10 +30,11 @@ from oner_jax.claims.spread import (
 from oner_jax.claims.sweep import Look, Sweep, Trial, grid
 from oner_jax.claims.verdicts import Verdict, judge
 from oner_jax.errors import InputError
+from oner_jax.evals.inputs.pair_views import Views
 from oner_jax.evals.metrics.measurement import Measurement
 from oner_jax.evals.metrics.ranking import unit_vectors
 from oner_jax.evals.tasks import metric_wording
-from oner_jax.evals.tasks.geometry import Views, geometry
+from oner_jax.evals.tasks.geometry import geometry
 from oner_jax.evals.tasks.retrieval import RECALL_AT
 
 RECALL = "retrieval/val/text_R@10"

@@ -14,7 +14,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from oner_jax import errors
+from oner_jax.command_line import program as program_ends
 from oner_jax.data import records
 from oner_jax.data.records import Record
 
@@ -100,7 +100,7 @@ def run_program(program: ModuleType, *arguments: str) -> int:
             mock.patch.object(sys, "argv", [program.__name__, *arguments]),
             pytest.raises(SystemExit) as end,
         ):
-            errors.run_program(program.main)
+            program_ends.run_program(program.main)
     finally:
         for name in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, name)

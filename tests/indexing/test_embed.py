@@ -99,7 +99,7 @@ def test_killed_and_continued_gives_the_same_bytes(run, photos, whole, tmp_path,
         "from oner_jax.indexing import making\n"
         "making.BATCHES_PER_PART = 1\n"
         "embed.define_flags()\n"
-        "errors.run_program(embed.main)\n"
+        "program_ends.run_program(embed.main)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, *arguments(run, photos, out)], cwd=ROOT, env=os.environ

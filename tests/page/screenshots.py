@@ -12,8 +12,8 @@ from typing import Any
 from absl import flags
 from PIL import Image
 
+from oner_jax.command_line.program import run_program
 from oner_jax.command_line.required_flags import required
-from oner_jax.errors import run_program
 from tests.page.browser import Served, changed, opened, search, served
 
 WORDS = "angry face"

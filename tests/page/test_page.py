@@ -16,10 +16,10 @@ from PIL import Image
 
 import oner_jax
 from oner_jax.api import Model
+from tests.page import browser
 from tests.page.browser import NARROW, opened, results, search, served
 from tests.page.material import CAPTIONS, write_bad_uploads, write_photos
 from tests.runs import write_run
-from tests.showing import browser
 
 pytestmark = [
     pytest.mark.slow,

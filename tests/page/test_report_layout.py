@@ -9,8 +9,8 @@ import pytest
 
 from tests.evals.conftest import ColourPictures, ColourWorld
 from tests.evals.report.test_report import make_report, write_run
+from tests.page import browser
 from tests.page.browser import NARROW, WIDE
-from tests.showing import browser
 
 pytestmark = [
     pytest.mark.slow,

@@ -8,7 +8,8 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from oner_jax.errors import InputError, run_program
+from oner_jax.command_line.program import run_program
+from oner_jax.errors import InputError
 from oner_jax.parallel import distributed
 from oner_jax.parallel.mesh import AXES, LocalRows, make_mesh, replicated
 from oner_jax.training import workdir

@@ -22,8 +22,8 @@ import jax
 
 from configs.oner import get_config
 from oner_jax import configuration
+from oner_jax.command_line.program import EXIT_BAD_INPUT
 from oner_jax.data import pipeline
-from oner_jax.errors import EXIT_BAD_INPUT
 from oner_jax.training.checkpointing import checkpoints
 from oner_jax.training.recipe import Recipe
 

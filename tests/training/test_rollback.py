@@ -12,8 +12,9 @@ import pytest
 from etils import epath
 
 from configs.oner import get_config
+from oner_jax.command_line.program import EXIT_FAILED, report
 from oner_jax.configuration import resolve_without_data
-from oner_jax.errors import EXIT_FAILED, Diverged, Preempted, report
+from oner_jax.errors import Diverged, Preempted
 from oner_jax.objectives.batch import TextFormat
 from oner_jax.parallel.mesh import make_mesh
 from oner_jax.parallel.preemption import StopRequest
@@ -242,7 +243,8 @@ def test_a_checkpoint_from_before_there_were_guards_is_continued(recipe, batches
 
 
 PROGRAM = """
-from oner_jax import errors, train
+from oner_jax.command_line import program as program_ends
+from oner_jax import train
 from oner_jax.training import recipe
 from tests.damage import Breakable, broken
 
@@ -255,7 +257,7 @@ def damaged(*arguments):
 
 
 recipe.Objective, train._batches_from = Breakable, damaged
-errors.run_program(train.main)
+program_ends.run_program(train.main)
 """
 
 

@@ -19,8 +19,8 @@ from oner_jax.evals.inputs.captions import (
     different_partner,
     distinct,
 )
+from oner_jax.evals.inputs.pair_views import Views
 from oner_jax.evals.metrics.ranking import unit_vectors
-from oner_jax.evals.tasks.geometry import Views
 from oner_jax.parallel import distributed
 
 BATCH_SIZE = 256

@@ -24,7 +24,6 @@ from PIL import Image
 from oner_jax.data.preprocessing import squeezed_pixels
 from oner_jax.errors import InputError
 from oner_jax.evals.inputs.features import EmbedsViews, PatchOutputs, unit_rows
-from oner_jax.evals.tasks.localisation import heat_maps
 
 PATCHES_PER_SIDE = 12
 """The grid on which images are read, unless the model's own is finer."""
@@ -37,6 +36,17 @@ WINDOW_CELLS = 12  # a side of the map that their heat is spread over
 IMAGES_OF_WINDOWS = 8  # whose windows are embedded at once: in pixels they are many times as large
 
 Maps = Float[np.ndarray, "queries patches"]
+
+
+def heat_maps(
+    phrases: Float[np.ndarray, "queries width"], patches: Float[np.ndarray, "queries patches width"]
+) -> Float[np.ndarray, "queries patches"]:
+    """Softmax over patches of the cosine to the phrase; row q asks its own picture."""
+    lengths = np.linalg.norm(patches, axis=2) * np.linalg.norm(phrases, axis=1)[:, None]
+    inner = np.einsum("qpw,qw->qp", patches, phrases)
+    cosines = inner / np.maximum(lengths, np.finfo(np.float32).tiny)
+    weights = np.exp(cosines - cosines.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 class Phrases:

@@ -23,17 +23,6 @@ DEVELOPMENT_EVERY = 4  # of so many pictures one helps to choose, and the others
 Boxes = Float[np.ndarray, "_ 4"]  # left, top, right, bottom as parts of the side
 
 
-def heat_maps(
-    phrases: Float[np.ndarray, "queries width"], patches: Float[np.ndarray, "queries patches width"]
-) -> Float[np.ndarray, "queries patches"]:
-    """Softmax over patches of the cosine to the phrase; row q asks its own picture."""
-    lengths = np.linalg.norm(patches, axis=2) * np.linalg.norm(phrases, axis=1)[:, None]
-    inner = np.einsum("qpw,qw->qp", patches, phrases)
-    cosines = inner / np.maximum(lengths, np.finfo(np.float32).tiny)
-    weights = np.exp(cosines - cosines.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
 def upsampled(
     maps: Float[np.ndarray, "queries patches"], side: int = MAP_SIDE
 ) -> Float[np.ndarray, "queries {side} {side}"]:

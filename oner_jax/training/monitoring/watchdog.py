@@ -15,7 +15,8 @@ from typing import Any
 import jax
 from etils import epath
 
-from oner_jax.errors import EXIT_FAILED, InputError
+from oner_jax.command_line.program import EXIT_FAILED
+from oner_jax.errors import InputError
 from oner_jax.parallel import distributed
 
 # Looks that are taken in the time that a step may last.

@@ -6,9 +6,9 @@ from scipy.special import hyp0f1
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
+from oner_jax.evals.inputs.pair_views import Views
 from oner_jax.evals.metrics.ranking import unit_vectors
 from oner_jax.evals.tasks.geometry import (
-    Views,
     alignment_and_uniformity,
     centroid_distance,
     geometry,

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from oner_jax.evals.inputs.readouts import heat_maps
 from oner_jax.evals.tasks.localisation import (
     DEVELOPMENT_EVERY,
     MAP_SIDE,
     boxes_around_largest,
     development_score,
-    heat_maps,
     localisation,
     other_picture,
     overlap,
