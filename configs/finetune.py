@@ -11,8 +11,8 @@ in `configs/oner.py`; DIR is what `oner_jax.ingest` made of Karpathy's annotatio
     terms=itc+cmc     the terms that go on (default; the masked ones end with pretraining)
 
 Ten epochs with a tenth of the learning rate and little cropping, as retrieval is fine-tuned in this
-field (CLIP-like models on COCO; ALBEF, Li et al. 2021); METHOD gives no recipe, so numbers are our
-choice. R@1 on `val` is measured after every epoch or so, and the best checkpoint is kept:
+field (CLIP-like models on COCO; ALBEF, Li et al. 2021). The paper gives no recipe, so the numbers
+are our choice. R@1 on `val` is measured after every epoch or so, and the best checkpoint is kept:
 `oner_jax.evaluate --steps=best --datasets=DIR/test`.
 """
 

@@ -38,7 +38,7 @@ ONER_TERMS = "itc+cmc+mim+mlm+mmm"  # the paper's
 
 
 def get_config(argument: str = "b16") -> ConfigDict:
-    """The recipe as METHOD states it at ViT sizes; `tiny` and `demo` scale it down."""
+    """The recipe as docs/method.md states it at ViT sizes; `tiny` and `demo` scale it down."""
     recipe = parse_recipe_argument(
         argument,
         sizes=SIZES,
@@ -145,8 +145,8 @@ def get_config(argument: str = "b16") -> ConfigDict:
     optimizer.weight_decay = 0.1
     optimizer.clip_norm = 1.0
 
-    # EMA of the twin: fixed for medium runs; METHOD asks for 0.99 under 10k steps and a cosine
-    # to 1 from 100k steps.
+    # The momentum encoder's average: fixed for medium runs; docs/method.md has 0.99 under 10k steps
+    # and a cosine to 1 from 100k steps.
     config.momentum = {"start": 0.996, "end": 0.996}
 
     # A step whose loss is not finite, or this far above the recent ones (in robust standard
@@ -239,7 +239,7 @@ def _make_tiny(config: ConfigDict) -> None:
 def _make_demo(config: ConfigDict, *, long: bool) -> None:
     """The most that ten minutes (or an hour) of two CPU cores teach.
 
-    Compared with METHOD's defaults: small images and a convolutional stem (fewer tokens), few
+    Compared with the paper's defaults: small images and a convolutional stem (fewer tokens), few
     layers and small batches (more updates), XMC in addition (R@10 is higher in this time), a
     momentum encoder that follows fast at first, little masking and small weights for its terms,
     because hidden inputs slow contrast down more than they help in so few epochs.

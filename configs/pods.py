@@ -4,7 +4,7 @@ Use as `--config=configs/pods.py:NAME[,data=DIR]`, for example `configs/pods.py:
 are rows of PODS, what to expect of each is the table in launch/README.md. Everything that is not
 named here is `configs/oner.py`'s.
 
-The learning rate follows the batch up to 4,096 linearly, as METHOD states it, and from there by its
+The learning rate follows the batch up to 4,096 linearly (docs/method.md), and from there by its
 square root (Malladi et al. 2022, for Adam). That part, like all batches above 4,096, is our choice
 and was planned, not trained.
 """

@@ -1,4 +1,4 @@
-"""The method again, in float64 NumPy, from METHOD's equations alone: nothing of oner_jax is used.
+"""The method again, in float64 NumPy, from its equations only: nothing of oner_jax is used.
 
 Views are encoded one at a time with a plain attention over the unpadded tokens of one example, so
 that segments, padding masks and batching are all checked against something that has none.

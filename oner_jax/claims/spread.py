@@ -68,7 +68,7 @@ class Row:
     devices: tuple[str, ...]
 
     def primary(self, metric: str) -> Spread | None:
-        """The spread of a metric in the space that METHOD chooses in advance."""
+        """The spread of a metric in the space that docs/method.md chooses in advance."""
         return self.metrics.get((PRIMARY, metric))
 
 

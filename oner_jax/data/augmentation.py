@@ -6,7 +6,7 @@ hold up the step. Every change is drawn from (seed, position), as crops are.
 
 What a change uncovers is white, the ground that transparent images are composited on. Colours
 change after that, so that the uncovered ground keeps the colour of the image's own white.
-(Our choice: METHOD asks for crops and flips only.)
+(Our choice: docs/method.md asks for crops and flips only.)
 """
 
 import numpy as np

@@ -41,14 +41,14 @@ class MultiLayerHead(nnx.Module):
 
 
 def make_projector(settings: ModelSettings, rngs: nnx.Rngs) -> MultiLayerHead:
-    """g: `projection_layers` layers to the shared space, three in OneR (METHOD section 1)."""
+    """g: `projection_layers` layers to the shared space, three in OneR (docs/method.md)."""
     hidden = [settings.projection_hidden_width] * (settings.projection_layers - 1)
     widths = (settings.width, *hidden, settings.projection_width)
     return MultiLayerHead(widths, settings.compute_dtype, rngs=rngs)
 
 
 def make_predictor(settings: ModelSettings, rngs: nnx.Rngs) -> MultiLayerHead:
-    """p: two layers, online side only (METHOD section 1)."""
+    """p: two layers, online side only (docs/method.md, Architecture)."""
     outputs = settings.projection_width
     widths = (outputs, settings.predictor_hidden_width, outputs)
     return MultiLayerHead(widths, settings.compute_dtype, rngs=rngs)

@@ -1,6 +1,6 @@
 """Pixels and sub-words to tokens: the only modality-specific weights of a single tower.
 
-METHOD: one linear patch embedding, one word table, one learned position table each, and one
+docs/method.md: one linear patch embedding, one word table, one learned position table each, and one
 [CLS] vector that is the same for every input. The convolutional stem (Xiao et al. 2021, "Early
 convolutions help transformers see better") is our option for small budgets.
 """

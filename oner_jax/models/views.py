@@ -1,4 +1,4 @@
-"""Views: the ways one image-caption pair is shown to the encoder (METHOD sections 1 and 2)."""
+"""Views: the ways one image-caption pair is shown to the encoder (docs/method.md)."""
 
 import dataclasses
 from collections.abc import Mapping

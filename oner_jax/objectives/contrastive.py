@@ -73,7 +73,7 @@ class Contrast(NamedTuple):
 
 
 def mix(*vectors: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """normalize((a + b) / 2) of unit vectors (METHOD section 2); one vector stays itself."""
+    """normalize((a + b) / 2) of unit vectors (docs/method.md); one vector stays itself."""
     if len(vectors) == 1:
         return vectors[0]
     return unit(functools.reduce(jnp.add, vectors) / len(vectors))
@@ -92,7 +92,7 @@ def contrast(
 ) -> Contrast:
     """Losses of all `pairs`, (query set, key set), in one pass of the keys over the mesh.
 
-    softmax: CE(softmax_j(scale q_i . k_j), i), the inside of METHOD's NCE; scale = 1 / temperature.
+    softmax: CE(softmax_j(scale q_i . k_j), i), the inside of NCE; scale = 1 / temperature.
     sigmoid: sum_j softplus(-z_ij (scale q_i . k_j + bias)), z = 1 for the own key and -1 for others
     (SigLIP, Zhai et al. 2023, arXiv 2303.15343, equation 1 before its mean over i).
     Keys whose caption equals the query's, other than its own key, are left out: no negatives.

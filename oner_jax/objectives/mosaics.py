@@ -13,7 +13,7 @@ images from its row's group: where a device holds whole groups, no image moves b
 
 A caption is never cut: where joined captions exceed the text's length, the mosaic takes fewer
 images, and a row whose caption goes together with no other stays as it is. (Our choice throughout:
-METHOD has no mosaics.)
+docs/method.md has no mosaics.)
 """
 
 import functools

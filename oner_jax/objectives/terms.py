@@ -1,4 +1,4 @@
-"""The terms of the objective, as data (METHOD section 2).
+"""The terms of the objective, as data (docs/method.md, Objectives).
 
 A contrastive term is a list of pairs: the views whose mixed predictions are the queries, and the
 views whose mixed momentum projections are the keys. A reconstruction term is a view and what is

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int
 
 from oner_jax.parallel.mesh import path_name
 
-# METHOD: no decay on 1-D parameters, tokens and positions. The stacked tower gives its 1-D
+# docs/method.md: no decay on 1-D parameters, tokens and positions. The stacked tower gives its 1-D
 # parameters a leading layer axis, so the names tell, not the rank.
 NO_DECAY = r"(bias|scale|_token|_positions|type_embedding)$"
 
@@ -36,7 +36,7 @@ def make_optimizer(
     clip_norm: float,
     epsilon: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """AdamW after clipping the gradient's global norm (METHOD section 2)."""
+    """AdamW after clipping the gradient's global norm (docs/method.md, Objectives)."""
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(

@@ -39,7 +39,7 @@ def learning_rate_of(config: ConfigDict) -> optax.Schedule:
 
 
 def momentum(*, start: float, end: float, total_steps: int) -> Schedule:
-    """Cosine from `start` to `end` over the run; constant where both are equal (METHOD)."""
+    """Cosine from `start` to `end` over the run; constant where both are equal (docs/method.md)."""
 
     def value(step: jax.Array) -> jax.Array:
         progress = jnp.clip(step / max(1, total_steps), 0.0, 1.0)

@@ -110,7 +110,7 @@ def test_views_are_projected_by_their_heads(architecture, heads):
     [("one_tower", 109), ("one_tower_two_heads", 109), ("two_towers", 194)],
 )
 def test_sizes_at_vit_b16_are_the_papers(architecture, millions):
-    """METHOD: about 109 M and 194 M, training heads not counted; BERT's vocabulary."""
+    """docs/method.md: about 109 M and 194 M, training heads not counted; BERT's vocabulary."""
     settings = ModelSettings(
         architecture=architecture,
         image_size=224,

@@ -2,7 +2,7 @@
 
 One pass over the pictures gives I, IT and IT with another pair's caption; one pass over the
 distinct captions and the class prompts gives T. Each model output is kept in two spaces: the
-projected feature that METHOD chooses in advance, and the backbone's [CLS] state beside it.
+projected feature that docs/method.md chooses in advance, and the backbone's [CLS] state beside it.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from oner_jax.parallel import distributed
 
 BATCH_SIZE = 256
 
-PRIMARY = "projected"  # of the online weights: chosen in advance (METHOD section 2)
+PRIMARY = "projected"  # of the online weights: chosen in advance (docs/method.md, Objectives)
 SPACES = (PRIMARY, "backbone")
 
 RowsDone = Callable[[int, int], None]  # (rows done, rows in all)

@@ -2,7 +2,7 @@
 
 Each gives a heat map on a square grid, from the same model, without gradient or training:
 
-    projected   the phrase's embedding against patch states after g (METHOD section 4)
+    projected   the phrase's embedding against patch states after g (docs/method.md)
     backbone    the mean state of the phrase's words against patch states (the authors' script)
     values      the phrase's embedding against what the image's embedding would be if the last
                 layer's attention of [CLS] were on that patch only: what g was trained on

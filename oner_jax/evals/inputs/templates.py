@@ -15,7 +15,7 @@ from importlib import resources
 from oner_jax.configuration import nearest
 from oner_jax.errors import InputError
 
-# What stands beside a picture to guide it to a thing in it: METHOD's wording, or, where captions
+# What stands beside a picture to guide it to a thing in it: the paper's wording, or, where captions
 # are bare names, the name.
 _PROMPT = "look at {}"
 _PROMPTS = {"names": "{}"}

@@ -1,8 +1,8 @@
 """Is it one space? Instruments for the modality gap and for what the joint view looks at.
 
-METHOD: a naive single tower keeps texts on an island of their own (D1) and lets the joint input
-ignore its text (D2). Each instrument below shows one of the two as a number, with the value that
-a space without any structure would give in the place of chance.
+docs/method.md: a naive single tower keeps texts on an island of their own (D1) and lets the joint
+input ignore its text (D2). Each instrument below shows one of the two as a number, with the value
+that a space without any structure would give in the place of chance.
 """
 
 from collections.abc import Iterator, Mapping

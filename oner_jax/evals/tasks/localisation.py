@@ -1,8 +1,9 @@
 """Zero-shot localisation: where in a picture is what a phrase names?
 
-METHOD section 4: the phrase's embedding against every last-layer patch state, both at unit length,
-softmax over patches, bicubic up-sampling. No gradient, no box and no mask was trained on. This is
-what maps are and how they are scored; `readouts.py` has other ways to read them from a model.
+docs/method.md, Evaluation protocols: the phrase's embedding against every last-layer patch state,
+both at unit length, softmax over patches, bicubic up-sampling. No gradient, no box and no mask was
+trained on. This is what maps are and how they are scored; `readouts.py` has other ways to read them
+from a model.
 """
 
 from collections.abc import Sequence

@@ -1,15 +1,15 @@
 """Multi-modal retrieval: a picture and a phrase together ask for another picture.
 
-METHOD section 4: query = [CLS] of {image, phrase} ("long neck" at a zebra: a giraffe), gallery =
-[CLS] of every image; beside it the image alone, the phrase alone and the sum of both. Questions are
-made from what a dataset knows of its pictures:
+docs/method.md, Evaluation protocols: query = [CLS] of {image, phrase} ("long neck" at a zebra: a
+giraffe), gallery = [CLS] of every image; beside it the image alone, the phrase alone and the sum of
+both. Questions are made from what a dataset knows of its pictures:
 
 - `same_object`: a thing drawn by one vendor, with its name; right are the other vendors' drawings.
   Either half could answer alone: do they help each other?
 - `same_vendor`: a thing drawn by one vendor and the name of ANOTHER thing; right is that other
   thing by that vendor. The phrase alone cannot tell the vendor, the picture not the thing.
 - `changed_word`: a picture and one word in which another picture's caption differs from its own
-  ("man singer", woman); right are the pictures of the changed caption. METHOD's own kind.
+  ("man singer", woman); right are the pictures of the changed caption. the paper's own kind.
 """
 
 import dataclasses

@@ -1,10 +1,10 @@
 """Text-guided reasoning: a prompt beside a picture of several things turns the model to one.
 
-METHOD section 4: [CLS] of {image, prompt} against the texts of all classes. With an empty text the
-model ranks what it likes; with a prompt, the prompted thing should come first. A prompt that IS the
-class's name gives the answer away, so every number stands beside the same prompt at a picture that
-does not show the thing. A prompt that names only a category ("animals", METHOD's "look at animal")
-cannot be answered from the words alone.
+docs/method.md, Evaluation protocols: [CLS] of {image, prompt} against the texts of all classes.
+With an empty text the model ranks what it likes; with a prompt, the prompted thing should come
+first. A prompt that IS the class's name gives the answer away, so every number stands beside the
+same prompt at a picture that does not show the thing. A prompt that names only a category
+("animals", the paper's "look at animal") cannot be answered from the words alone.
 """
 
 import re
