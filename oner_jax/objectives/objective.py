@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from oner_jax.errors import InputError
 from oner_jax.models.architectures import ARCHITECTURES, Backbone
@@ -22,11 +22,11 @@ from oner_jax.models.inputs import normalize_pixels
 from oner_jax.models.pretraining import PretrainingModel
 from oner_jax.models.settings import ModelSettings
 from oner_jax.models.views import CLS_ALONE, VIEWS, PairInputs, View, ViewStates, Wanted
-from oner_jax.objectives import masking, mosaics, reconstruction
-from oner_jax.objectives.batch import Batch, PreparedBatch, TextFormat
+from oner_jax.objectives import masking, reconstruction
+from oner_jax.objectives.batch import PreparedBatch, TextFormat
 from oner_jax.objectives.contrastive import Form, Keys, Queries, contrast, mix
 from oner_jax.objectives.masking import MaskedImages, MaskedWords
-from oner_jax.objectives.mosaics import GROUP
+from oner_jax.objectives.preparation import Preparation
 from oner_jax.objectives.settings import ObjectiveSettings
 from oner_jax.objectives.terms import CONTRASTIVE_TERMS, RECONSTRUCTION_TERMS, Reconstruction
 from oner_jax.parallel.mesh import batch_sharding
@@ -34,9 +34,6 @@ from oner_jax.parallel.mesh import batch_sharding
 Scalars = dict[str, Float[Array, ""]]
 
 MAXIMUM_SCALE = 100.0  # CLIP's bound on a learned logit scale
-
-# Folded into a step's key for its mosaics: beyond the small numbers that splitting it folds in.
-_MOSAICS = 0x6D6F7361
 
 
 class Features(NamedTuple):
@@ -69,13 +66,6 @@ class Objective:
                 f"model.vocabulary_size={model.vocabulary_size} but the tokenizer has "
                 f"{len(text.word_start)} pieces: make them equal"
             )
-        if not (mosaic_fraction * GROUP).is_integer():
-            whole = int(mosaic_fraction * GROUP)
-            raise InputError(
-                f"data.mosaic_fraction={mosaic_fraction} is not a multiple of 1/{GROUP}: choose "
-                f"{whole / GROUP} or {(whole + 1) / GROUP}"
-            )
-        self.mosaic_fraction = mosaic_fraction
         settings.check_served(model.architecture, ARCHITECTURES[model.architecture].views)
         self.settings, self.model, self.text, self.mesh = settings, model, text, mesh
         active = settings.active_terms
@@ -104,6 +94,14 @@ class Objective:
                 f"objective.image_mask_block_patches={block} does not divide the {side} patches of "
                 "an image's side"
             )
+        self.prepare = Preparation(
+            settings,
+            model,
+            text,
+            mosaic_fraction=mosaic_fraction,
+            image_mask_fraction=self._image_mask_fraction,
+            word_mask_fraction=self._word_mask_fraction,
+        )
         # In every row as many; and places for hidden words.
         self.hidden_patches = block**2 * masking.masked_blocks(
             side, block, self._image_mask_fraction
@@ -118,89 +116,6 @@ class Objective:
     def has_twin(self) -> bool:
         """Whether keys are a momentum twin's."""
         return self.settings.key_source == "momentum"
-
-    def prepare(self, key: Key[Array, ""], batch: Batch) -> PreparedBatch:
-        """Draw the mosaics and masks of the global batch: one mask for images, two independent
-        ones for words.
-
-        Pictures and captions that stand alone have masks of their own.
-        """
-        batch, is_mosaic = self._with_mosaics(jax.random.fold_in(key, _MOSAICS), batch)
-        image_key, word_key, joint_key = jax.random.split(key, 3)
-        rows = batch.text.shape[0]
-        word_start = jnp.asarray(self.text.word_start)
-
-        def words(key: Key[Array, ""], text: Int[Array, "n length"]) -> MaskedWords:
-            if self._word_mask_fraction == 0:
-                none = jnp.zeros((len(text), 0), jnp.int32)
-                return MaskedWords(text, none, none, none.astype(jnp.float32))
-            return masking.draw_word_mask(
-                key,
-                text,
-                word_start,
-                mask_id=self.text.mask_id,
-                fraction=self._word_mask_fraction,
-            )
-
-        def patches(key: Key[Array, ""], rows: int) -> Bool[Array, "n patches"]:
-            return masking.draw_patch_mask(
-                key,
-                rows,
-                self.model.patches_per_side,
-                self.settings.image_mask_block_patches,
-                self._image_mask_fraction,
-            )
-
-        hashes, pictures, captions = batch.caption_hash, batch.image_only, batch.text_only
-        return PreparedBatch(
-            image=batch.image,
-            text=batch.text,
-            caption_hash=hashes,
-            patch_mask=patches(image_key, rows),
-            words=words(word_key, batch.text),
-            joint_words=words(joint_key, batch.text),
-            row=jnp.arange(rows),
-            image_only=None
-            if pictures is None
-            else MaskedImages(
-                pictures, patches(jax.random.fold_in(image_key, 1), pictures.shape[0])
-            ),
-            text_only=None
-            if captions is None
-            else words(jax.random.fold_in(word_key, 1), captions),
-            concept_hash=batch.concept_hash,
-            is_mosaic=is_mosaic,
-        )
-
-    def _with_mosaics(
-        self, key: Key[Array, ""], batch: Batch
-    ) -> tuple[Batch, Bool[Array, "b"] | None]:
-        """The batch as its rows are contrasted, and which of them are mosaics."""
-        hashes, concepts = batch.caption_hash, None
-        if not self.settings.mask_equal_captions:
-            hashes = jnp.zeros_like(hashes)
-        if self.settings.equal_concepts_are_positives:
-            concepts = batch.concept_hash
-            if concepts is None:
-                raise ValueError("equal concepts are positives, but the batch has no concepts")
-        if not self.mosaic_fraction:
-            return batch._replace(caption_hash=hashes, concept_hash=concepts), None
-        made = mosaics.compose(
-            key,
-            batch.image,
-            batch.text,
-            hashes,
-            concepts,
-            fraction=self.mosaic_fraction,
-            joiner=self.text.joiner,
-        )
-        batch = batch._replace(
-            image=made.image,
-            text=made.text,
-            caption_hash=made.captions,
-            concept_hash=made.concept,
-        )
-        return batch, made.is_mosaic
 
     def totals(self, batch: PreparedBatch) -> Scalars:
         """Counts over the global batch that the terms' sums are divided by."""
