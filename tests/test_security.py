@@ -14,7 +14,7 @@ from oner_jax.data.sources import open_source
 
 ROOT = Path(__file__).parents[1]
 # The program's own tasks for its own workers, in a folder that SECURITY.md speaks of.
-OWN_PICKLES = {"oner_jax/data/ingest_beam.py"}
+OWN_PICKLES = {"oner_jax/ingest_beam.py"}
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 EXTRACTORS = {"extract", "extractall", "unpack_archive"}
 

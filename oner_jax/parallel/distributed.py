@@ -104,9 +104,9 @@ def session() -> Iterator[None]:
         place.process_id, hosts, meeting.connections, HEARTBEAT_TIMEOUT_SECONDS.value
     )
     try:
-        use_platform(PLATFORM.value)
-        if jax.default_backend() == "cpu":
-            with _without_output():
+        with _without_output():
+            use_platform(PLATFORM.value)
+            if jax.default_backend() == "cpu":
                 multihost_utils.sync_global_devices("connections")
         yield
         wait_for_all("end")
@@ -127,7 +127,7 @@ def _without_output() -> Iterator[None]:
     """Discard what is written to standard output, by libraries in C++ too.
 
     On CPUs, Gloo makes its connections at the first collective operation, and writes a line about
-    them where a program's results belong.
+    them where a program's results belong. One of its threads may write it later: then it is seen.
     """
     c_library = ctypes.CDLL(None)
     sys.stdout.flush()

@@ -14,12 +14,14 @@ from launch.programs import Programs
 from tests.marks import slow
 
 ROOT = Path(__file__).parents[2]
-DEFINITION = re.compile(r"flags\.DEFINE_\w+\(\s*\"(\w+)\"|DEFINE_config_file\(\s*\"(\w+)\"")
+DEFINITION = re.compile(
+    r"(?:flags\.DEFINE_\w+|path_flags\.define(?:_list)?|define_recipe)\(\s*\"(\w+)\""
+)
 # Modules that define flags for several programs, and those programs.
 SHARED = {
     "oner_jax/parallel/distributed.py": ("train", "evaluate", "bench"),
-    "oner_jax/indexing/command_line.py": ("embed", "search", "demo_page"),
-    "oner_jax/data/ingestion/command_line.py": ("data.ingest", "data.ingest_beam"),
+    "oner_jax/indexing/embedding_flags.py": ("embed", "search", "demo_page"),
+    "oner_jax/data/ingestion/ingest_flags.py": ("ingest", "ingest_beam"),
 }
 # Flags of the shared modules that a program leaves out.
 LEFT_OUT = {"demo_page": {"source", "source_format", "view"}}
@@ -29,7 +31,7 @@ PROGRAMS = sorted(
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
     for folder in ("oner_jax", "launch")
     for path in (ROOT / folder).rglob("*.py")
-    if "run_program(main" in path.read_text() and path.name != "errors.py"
+    if "run_program(main" in path.read_text() and path.name != "program.py"
 )
 
 
@@ -56,8 +58,7 @@ def defined_in(*files: str) -> set[str]:
     """The names of flags that these files define, by their text."""
     found: set[str] = set()
     for file in files:
-        pairs = DEFINITION.findall((ROOT / file).read_text())
-        found |= {name for pair in pairs for name in pair if name}
+        found |= set(DEFINITION.findall((ROOT / file).read_text()))
         found |= {name for part, names in COMPUTED.items() if part in file for name in names}
     return found
 

@@ -82,7 +82,7 @@ def test_names_of_evaluation_sets_are_added_on_the_command_line(tmp_path, monkey
 
 PRINT = """
 from absl import flags
-from oner_jax.errors import run_program
+from oner_jax.command_line.program import run_program
 from oner_jax.command_line.recipe_files import define_recipe
 CONFIG = define_recipe("config", "a recipe")
 def main(_):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 WORK = """
 import sys
 from pathlib import Path
-from oner_jax.errors import run_program
+from oner_jax.command_line.program import run_program
 def main(_):
     for line in range(5000):
         print("line", line, "of 日本 and \\udce9")

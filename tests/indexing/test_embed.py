@@ -95,7 +95,8 @@ def test_killed_and_continued_gives_the_same_bytes(run, photos, whole, tmp_path,
     out = tmp_path / "whole"
     program = (
         "import sys\n"
-        "from oner_jax import embed, errors\n"
+        "from oner_jax import embed\n"
+        "from oner_jax.command_line import program as program_ends\n"
         "from oner_jax.indexing import making\n"
         "making.BATCHES_PER_PART = 1\n"
         "embed.define_flags()\n"

@@ -12,6 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from oner_jax import ingest
+from oner_jax.data import records
 from oner_jax.data.evaluation import evaluation_set
 from oner_jax.errors import InputError
 from oner_jax.evals.engine.datasets import available, choose
@@ -114,7 +115,7 @@ def test_a_benchmark_of_tfds_is_read_and_prompted_as_its_paper_says(name, tmp_pa
     if name.startswith("imagenet"):
         called = dict(
             line.split("\t")
-            for line in (Path(ingest.__file__).parent / "class_names/imagenet.txt")
+            for line in (Path(records.__file__).parent / "class_names/imagenet.txt")
             .read_text()
             .splitlines()
         )
