@@ -1,8 +1,8 @@
 """Run a sweep: `python -m launch.sweep --sweep=configs/ladder.py:epochs11 --workdir=DIR`.
 
-Trains and evaluates every trial of the sweep file (see `oner_jax/sweeps.py`) with every seed, all
-trials of the first seed first, and writes `DIR/table.csv`, `DIR/table.md` and, where the sweep asks
-for them, figures. The same command again skips what is finished and continues what is not.
+Trains and evaluates every trial of the sweep file (see `oner_jax/claims/sweep.py`) with every seed,
+all trials of the first seed first, and writes `DIR/table.csv`, `DIR/table.md` and, where the sweep
+asks for them, figures. The same command again skips what is finished and continues what is not.
 `--side_by_side=N` runs N at once, each on its share of the cores. A trial that fails does not stop
 the others; it is named at the end and the exit code is 1.
 

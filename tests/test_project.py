@@ -1,6 +1,7 @@
 """The project's own files: declared requirements, and how `make` refuses an unfit interpreter."""
 
 import ast
+import re
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -89,3 +90,29 @@ def test_make_refuses_an_unfit_interpreter(tmp_path: Path, interpreter: str, com
     assert "error:" in result.stderr
     assert complaint in result.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_files_that_the_documentation_names_are_there():
+    """A move that the pages do not follow sends readers nowhere."""
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "RESULTS.md", "SECURITY.md")]
+    named = {
+        (page.name, path)
+        for page in (*pages, *ROOT.glob("docs/*.md"), ROOT / "launch" / "README.md")
+        for path in re.findall(
+            r"(?:oner_jax|tests|configs|launch|docs)/[\w/.-]+\.(?:py|md|json|png)", page.read_text()
+        )
+    }
+    assert len(named) > 50
+    assert {(page, path) for page, path in named if not (ROOT / path).exists()} == set()
+
+
+def test_the_code_map_lists_every_module():
+    listed = re.findall(r"^\| `(\w+\.py)` \|", (ROOT / "docs/code-map.md").read_text(), re.M)
+    there = [
+        path.name
+        for path in (ROOT / "oner_jax").rglob("*.py")
+        if path.name != "__init__.py"
+        and "released" not in path.parts
+        and "kept for one release" not in path.read_text()
+    ]
+    assert sorted(listed) == sorted(there)
