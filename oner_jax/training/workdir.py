@@ -63,6 +63,7 @@ def hold_workdir(
     orbax_path(workdir)
     if not distributed.is_main():
         _require_shared(workdir, distributed.from_main("workdir", str))
+        distributed.wait_for_all("workdir is shared")
         yield None
         return
     extended: ConfigDict | None = None
@@ -82,6 +83,8 @@ def hold_workdir(
         except OSError as error:
             raise InputError(f"{workdir} cannot be written to: {error.strerror}") from None
         distributed.from_main("workdir", lambda: lock.token)
+        # A short run would end, and take its lock away, before a slow process has looked for it.
+        distributed.wait_for_all("workdir is shared")
         yield lock
 
 

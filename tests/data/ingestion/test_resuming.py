@@ -208,10 +208,10 @@ def test_processes_give_the_same_bytes(tmp_path, monkeypatch):
 
 
 SMALL_PARTS = """
+from oner_jax import ingest
 from oner_jax.command_line import program as program_ends
-from oner_jax.data import ingest
-from oner_jax.data.ingestion import command_line, processes
-command_line.EXAMPLES_PER_PART = 50
+from oner_jax.data.ingestion import ingest_flags, processes
+ingest_flags.EXAMPLES_PER_PART = 50
 processes.FEW_EXAMPLES = 0
 ingest.define_flags()
 program_ends.run_program(ingest.main)
