@@ -261,10 +261,14 @@ def test_ten_kills_of_the_program_change_no_byte(tmp_path):
         left = everything - len(finished)
         amount = len(finished) + chance.randint(1, max(1, 2 * left // (11 - number)))
         assert _kill_when(start(output), folder, amount, chance.uniform(0, 0.1))
+        if output.exists():
+            break  # killed between its last change and its exit: it was finished
         now = _finished(folder)
         assert finished.items() <= now.items()  # nothing was made again
         finished = now
-    assert start(output).wait() == 0
+    assert number >= 5, "it was killed in the middle"
+    if not output.exists():
+        assert start(output).wait() == 0
     assert files(output) == expected
     assert not folder.exists()
 
